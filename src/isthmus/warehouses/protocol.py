@@ -1,0 +1,144 @@
+"""What a connector promises. Two interfaces: a *config* value, and a warehouse that is *open*.
+
+All calls block, are made from one thread, and raise only `WarehouseError`s. A connector neither retries, sleeps, logs
+nor reads the environment: the caller does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+
+from isthmus.model.checks import Check
+from isthmus.model.table import Batch, Receipt, SeqRange, Table, Tally
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What differs between kinds and a caller must know, as data."""
+
+    title: str  # as a person writes it: "Amazon Redshift"
+    loads: bool
+    reads: bool
+    default_import_schema: str = "KLAVIYO_IMPORT_FROM_DWH"
+    default_temp_schema: str = "KLAVIYO_TMP"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table, view or query in a warehouse that we may read. `kind` is "table", "view" or "query"."""
+
+    schema: str
+    name: str
+    kind: str = "table"
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a relation by one of its columns, both ends included, in the order (changed_at, key)."""
+
+    changed_at: str
+    key: str | None
+    start: datetime | None
+    end: datetime | None
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many rows, and the lowest and highest changed-at among them (None without a window)."""
+
+    rows: int
+    first: datetime | None = None
+    last: datetime | None = None
+
+
+def setting(
+    label: str, *, help: str, example: str = "", secret: bool = False, default: Any = ..., advanced: bool = False
+) -> Any:
+    """One field of a config, with all that a form, a prompt, YAML validation and the documentation need."""
+    metadata = {"label": label, "help": help, "example": example, "secret": secret, "advanced": advanced}
+    if default is ...:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class Warehouse(Protocol):
+    """A customer's store, open for work."""
+
+    def create(self, table: Table) -> None:
+        """Make the table, or add its missing columns as nullable ones, and the receipts table if it is not there.
+
+        Never drops, renames or narrows. A column that exists with another type raises `Mismatch`. Calling twice is
+        safe, also from two processes at once.
+        """
+        ...
+
+    def load(self, batch: Batch) -> Receipt:
+        """Make all rows of the batch visible, or none, and write its receipt in the same transaction.
+
+        The same `batch_id` again changes nothing and returns the first receipt with `repeated=True`. A keyed table
+        upserts: per key the row with the highest `_isthmus_seq` wins, inside the batch and against what is there; a
+        row with `_deleted` removes its key unless what is there is newer. A table without a key appends. Never cuts a
+        value: one that cannot be held raises `Rejected` with row and column. After any error nothing of the batch is
+        there, or all of it with its receipt (the outcome was unknown): call again to find out.
+        """
+        ...
+
+    def receipt(self, batch_id: str) -> Receipt | None:
+        """The receipt of a batch, if the warehouse has one."""
+        ...
+
+    def tally(self, table: Table, seqs: SeqRange) -> Iterator[Tally]:
+        """Counts and checksums per `_isthmus_seq` inside the range, computed by the warehouse's own SQL.
+
+        In ascending order, rows without a seq first (only if the range is open at both ends). See `Tally`.
+        """
+        ...
+
+    def relations(self) -> Iterator[Relation]:
+        """Every table and view we may read in the import schema, by name."""
+        ...
+
+    def schema(self, relation: Relation) -> pa.Schema:
+        """The columns of a relation. Raises `Missing` if it is not there."""
+        ...
+
+    def read(
+        self, relation: Relation, *, window: Window | None = None, limit: int | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows, streamed: never the whole relation in memory. With a window: inside it, ordered by it."""
+        ...
+
+    def count(self, relation: Relation, *, window: Window | None = None) -> Count:
+        """How many rows `read` would return, by the warehouse's own count."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back. Calling twice is safe."""
+        ...
+
+
+class Config(Protocol):
+    """The saved fields of one connection: a frozen dataclass a kind, fields made by `setting`. Touches no network."""
+
+    kind: ClassVar[str]
+    traits: ClassVar[Traits]
+
+    def setup_script(self, tables: Sequence[Table]) -> str:
+        """What an administrator runs once: least privilege, safe to run twice, no secret in it."""
+        ...
+
+    def check(self) -> Iterator[Check]:
+        """Named questions in order, each answered as it comes. A "no" is an answer, never an exception."""
+        ...
+
+    def open(self) -> Warehouse:
+        """Connect. Raises `Unreachable`, `Denied` or `Missing`."""
+        ...
