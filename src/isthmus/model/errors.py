@@ -115,8 +115,10 @@ class Missing(WarehouseError):
 class Mismatch(WarehouseError):
     """A column has a type we cannot use."""
 
-    def __init__(self, summary: str, *, column: str, ours: str, theirs: str, hint: str = "", code: str = "") -> None:
-        super().__init__(summary, hint=hint, code=code)
+    def __init__(
+        self, summary: str, *, column: str, ours: str, theirs: str, hint: str = "", code: str = "", vendor: str = ""
+    ) -> None:
+        super().__init__(summary, hint=hint, code=code, vendor=vendor)
         self.column, self.ours, self.theirs = column, ours, theirs
 
 

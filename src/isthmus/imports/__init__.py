@@ -1,0 +1,1 @@
+"""Inwards: window → read → map → land → advance. Files join at "map"."""

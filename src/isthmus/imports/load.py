@@ -1,0 +1,81 @@
+"""A local file through the import path, into the store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from isthmus.imports import files
+from isthmus.model.intake import Counts
+from isthmus.model.mapping import Data, Mapping, bind, guess
+from isthmus.store.lake import Lake
+from isthmus.store.landing import Landing, Progress, progress
+
+Report = Callable[[int, int | None], None]
+"""Told after each batch: rows landed or refused so far, and how many there are (None: not known)."""
+
+
+def load(
+    lake: Lake,
+    path: Path,
+    data: Data,
+    *,
+    mapping: Mapping | None = None,
+    metric: str | None = None,
+    delimiter: str | None = None,
+    phone_region: str | None = None,
+    report: Report = lambda done, total: None,
+) -> Counts:
+    """Land a file: CSV, JSON lines or Parquet. Without a mapping one is guessed from the columns' names.
+
+    Rows that cannot be taken become rejections; the others land. The same file again changes nothing; a load that was
+    cut off goes on behind its last whole batch. Raises InvalidInput for a file or mapping that cannot be used at all.
+    """
+    source = files.open_file(path, delimiter=delimiter, temp_dir=lake.place.root / "tmp" / "files")
+    try:
+        names = [c.name for c in source.columns]
+        if mapping is None:
+            mapping = guess(names, data, where=str(path), metric=metric)
+        elif not source.lines:  # a JSON object may lack a key that later ones have
+            bind(mapping, names, where=str(path))
+        label = path.name
+        key = f"file {files.fingerprint(path)} {hashlib.sha256(repr(mapping).encode()).hexdigest()[:16]}"
+        before = progress(lake, key)
+        record = before is None or not before.done
+        so_far = before if before and not before.done else Progress(0, False, Counts())
+        landing = Landing(
+            lake, mapping, source.columns, lines=source.lines, label=label, key=key, phone_region=phone_region
+        )
+        refused = source.refused(label, data) if so_far.rows == 0 else []
+        skip = so_far.rows
+        held = None
+        for batch in source.batches():
+            if skip >= batch.num_rows:
+                skip -= batch.num_rows
+                continue
+            batch, skip = batch.slice(skip), 0
+            if held is not None:
+                so_far = landing.land(held, so_far, refused=refused, done=False, record=record)
+                refused = []
+                report(so_far.counts.read, _total(source, so_far))
+            held = batch
+        if held is None and (refused or not so_far.done):
+            held = _nothing(source)
+        if held is not None:
+            so_far = landing.land(held, so_far, refused=refused, done=True, record=record)
+        report(so_far.counts.read, so_far.counts.read)
+        return so_far.counts
+    finally:
+        source.close()
+
+
+def _total(source: files.Source, so_far: Progress) -> int | None:
+    return None if source.rows is None else source.rows + so_far.counts.read - so_far.rows
+
+
+def _nothing(source: files.Source) -> files.pa.Table:
+    pa = files.pa
+    if source.lines:
+        return pa.table({"n": pa.array([], pa.int64()), "line": pa.array([], pa.large_binary())})
+    return pa.table({"n": pa.array([], pa.int64())} | {c.ref: pa.array([], pa.string()) for c in source.columns})

@@ -1,0 +1,313 @@
+"""The lake: DuckLake on a folder (SQLite catalog) or on PostgreSQL and S3, one code path for both.
+
+Rules kept here (docs/architecture.md, "The store"): every write runs under the writer lock, moves the fence and carries
+its number as `seq`; Parquet files reach the disk before the commit; a whole transaction is tried again, never a part.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+
+from isthmus import duck
+from isthmus.model.errors import InvalidInput, IsthmusError, StoreBusy, StoreError, StoreFull, StoreMissing, StoreTooNew
+from isthmus.secrets import Secret
+from isthmus.store import lock, schema
+
+T = TypeVar("T")
+
+_ATTEMPTS = 8
+_CONFLICTS = ("database is locked", "conflict", "maximum retry count", "TransactionContext Error")
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """How to reach the bucket of a scaled store. `endpoint` is empty for Amazon itself."""
+
+    endpoint: str
+    region: str
+    access_key_id: str
+    secret_access_key: Secret
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a store lies. Without `database_url` and `storage_url` it is the folder `root`; with both it is scaled,
+    and `root` holds only temporary files."""
+
+    root: Path
+    database_url: Secret | None = None
+    storage_url: str | None = None
+    s3: S3Access | None = None
+    memory_mb: int = 800
+    threads: int | None = None
+    lock_timeout_s: float = 60.0
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of the store: everything with `seq` ≤ this one, readable as DuckLake snapshot `snapshot_id`."""
+
+    snapshot_id: int
+    seq: int
+    at: datetime
+
+
+@dataclass
+class Write:
+    """A write transaction under way. Rows written in it carry `seq`; `touched` says that there was something to write:
+    without it the transaction is given up, so that what changes nothing leaves no trace."""
+
+    con: duckdb.DuckDBPyConnection
+    seq: int
+    touched: bool = False
+
+
+class Lake:
+    """An open store. One DuckDB instance; use it from one thread."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, place: Place, writer_lock: lock.WriterLock) -> None:
+        self.con = con
+        self.place = place
+        self._lock = writer_lock
+
+    @classmethod
+    def open(cls, place: Place) -> Lake:
+        """Attach the store, making or migrating it if need be.
+
+        Raises StoreMissing, StoreTooNew, StoreBusy. Two processes may have one store open at a time, both embedded and
+        scaled: readers never wait, writers take turns.
+        """
+        _make_folders(place)
+        scaled = place.database_url is not None
+        extensions = ("ducklake", "postgres_scanner", "httpfs") if scaled else ("ducklake", "sqlite_scanner")
+        try:
+            con = duck.connect(
+                memory_mb=place.memory_mb,
+                temp_dir=place.root / "tmp" / str(os.getpid()),
+                extensions=extensions,
+                threads=place.threads,
+            )
+            con.execute("SET ducklake_max_retry_count=100")
+            writer_lock: lock.WriterLock = (
+                lock.PostgresLock(place.database_url, place.lock_timeout_s)
+                if place.database_url
+                else lock.FileLock(place.root / "store" / "writer.lock", place.lock_timeout_s)
+            )
+            with writer_lock.held():  # two first openings at once must not both make the catalog
+                _attach(con, place)
+                lake = cls(con, place, writer_lock)
+                schema.migrate(con)
+            schema.session(con)
+            return lake
+        except duckdb.Error as e:
+            raise _translated(e, place) from e
+
+    def close(self) -> None:
+        self.con.close()
+        self._lock.close()
+        _remove_empty(self.place.root / "tmp" / str(os.getpid()))
+
+    def __enter__(self) -> Lake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, do: Callable[[Write], T]) -> T:
+        """Run `do` in a write transaction under the writer lock and commit; all of it is kept or nothing.
+
+        `do` may be called several times, on a fresh transaction each, when a commit loses a race: it must not have
+        effects outside the store. Raises StoreBusy when the lock or the commit cannot be had in time.
+        """
+        with self._lock.held():
+            for attempt in range(_ATTEMPTS):
+                try:
+                    return self._write_once(do)
+                except duckdb.Error as e:
+                    error = _translated(e, self.place)
+                    if not error.retryable or attempt == _ATTEMPTS - 1:
+                        raise error from e
+                    time.sleep(random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    def _write_once(self, do: Callable[[Write], T]) -> T:
+        self.con.execute("BEGIN")
+        try:
+            self.con.execute("UPDATE lake.fence SET n = n + 1")
+            row = self.con.execute("SELECT n FROM lake.fence").fetchone()
+            assert row is not None
+            write = Write(self.con, int(row[0]))
+            result = do(write)
+            if write.touched:
+                self._flush_files()
+                self.con.execute("COMMIT")
+            else:
+                self.con.execute("ROLLBACK")
+            return result
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def maintain(self, do: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """Run upkeep under the writer lock, outside a transaction of ours: its calls commit by themselves."""
+        with self._lock.held():
+            try:
+                return do(self.con)
+            except duckdb.Error as e:
+                raise _translated(e, self.place) from e
+
+    @contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A read transaction: everything read inside is of one moment. Nothing waits for it."""
+        try:
+            self.con.execute("BEGIN")
+            yield self.con
+        except duckdb.Error as e:
+            raise _translated(e, self.place) from e
+        finally:
+            self._roll_back()
+
+    def query(self, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
+        """All rows of one small read."""
+        try:
+            return self.con.execute(sql, parameters).fetchall()
+        except duckdb.Error as e:
+            raise _translated(e, self.place) from e
+
+    def snapshot(self) -> Snapshot:
+        """The present moment of the store."""
+        with self.reading() as con:
+            row = con.execute(
+                "SELECT s.snapshot_id, f.n, s.snapshot_time FROM lake.fence f, ducklake_snapshots('lake') s "
+                "WHERE s.snapshot_id = (SELECT id FROM ducklake_current_snapshot('lake'))"
+            ).fetchone()
+        assert row is not None
+        return Snapshot(int(row[0]), int(row[1]), row[2])
+
+    def has_snapshot(self, snapshot_id: int) -> bool:
+        return bool(self.query("SELECT 1 FROM ducklake_snapshots('lake') WHERE snapshot_id = ?", [snapshot_id]))
+
+    def _roll_back(self) -> None:
+        try:
+            self.con.execute("ROLLBACK")
+        except duckdb.Error:
+            pass  # none under way: the engine has already ended it
+
+    def _flush_files(self) -> None:
+        # DuckLake syncs its catalog but never the Parquet files: after a power cut the catalog would name torn files.
+        if self.place.storage_url is None:
+            sync_file_system(self.place.root / "store" / "data")
+
+
+def sync_file_system(folder: Path) -> None:
+    """Have everything written to the file system of `folder` reach the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if syncfs is None:
+            os.sync()
+        elif syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise StoreFull(f"the store's files could not be written to disk: {os.strerror(code)}", hint=_SPACE)
+    finally:
+        os.close(descriptor)
+
+
+def _attach(con: duckdb.DuckDBPyConnection, place: Place) -> None:
+    if place.database_url is None:
+        catalog = place.root / "store" / "catalog.sqlite"
+        data = place.root / "store" / "data"
+        con.execute(
+            f"ATTACH {duck.literal(f'ducklake:sqlite:{catalog}')} AS lake (DATA_PATH {duck.literal(f'{data}/')}, "
+            "DATA_INLINING_ROW_LIMIT 0, META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 20000)"
+        )
+        return
+    if place.storage_url is None or place.s3 is None:
+        raise InvalidInput("a store on PostgreSQL needs a bucket", hint="set ISTHMUS_STORAGE_URL=s3://bucket/prefix")
+    endpoint = place.s3.endpoint
+    bare = endpoint.split("://", 1)[-1].rstrip("/")
+    con.execute(
+        "CREATE SECRET isthmus_s3 (TYPE s3, KEY_ID $key, SECRET $secret, REGION $region"
+        + (f", ENDPOINT {duck.literal(bare)}, URL_STYLE 'path'" if bare else "")
+        + (", USE_SSL false" if endpoint.startswith("http://") else "")
+        + ")",
+        {
+            "key": place.s3.access_key_id,
+            "secret": place.s3.secret_access_key.reveal(),
+            "region": place.s3.region,
+        },
+    )
+    conninfo = lock.conninfo(place.database_url)
+    con.execute(
+        f"ATTACH {duck.literal(f'ducklake:postgres:{conninfo}')} AS lake "
+        f"(DATA_PATH {duck.literal(place.storage_url.rstrip('/') + '/data/')}, DATA_INLINING_ROW_LIMIT 0, "
+        f"METADATA_SCHEMA {duck.literal(lock.CATALOG_SCHEMA)})"
+    )
+
+
+def _make_folders(place: Place) -> None:
+    try:
+        for folder in (place.root / "store" / "data", place.spool):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(place.root, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied", str(place.root))
+    except OSError as e:
+        if e.errno == 28:
+            raise StoreFull(f"no space left for {place.root}", hint=_SPACE) from e
+        raise StoreMissing(
+            f"the home folder {place.root} cannot be used: {e.strerror}",
+            hint="set ISTHMUS_HOME (or --home) to a folder that you may read and write",
+        ) from e
+
+
+def _remove_empty(folder: Path) -> None:
+    for step in (folder, folder.parent):
+        try:
+            step.rmdir()
+        except OSError:
+            return
+
+
+_SPACE = "free some space and run the same command again: what was finished is kept, the rest is done then"
+
+
+def _translated(e: duckdb.Error, place: Place) -> IsthmusError:
+    """A DuckDB error as one of ours. The engine gives classes for few of these, so its words must do."""
+    text = str(e)
+    if place.database_url is not None:
+        for hidden in lock.passwords(place.database_url):
+            text = text.replace(hidden, "•••")
+    if "No space left on device" in text or "Disk quota exceeded" in text or "exceeds available disk space" in text:
+        return StoreFull("the disk is full", hint=_SPACE, vendor=text)
+    if "DuckLake" in text and ("version" in text and "supported" in text):
+        return StoreTooNew(
+            "the store was written by a newer version", hint="upgrade Isthmus to open this store", vendor=text
+        )
+    if any(word in text for word in _CONFLICTS):
+        return StoreBusy("another process is writing to the store", hint="try again in a moment", vendor=text)
+    if isinstance(e, duckdb.OutOfMemoryException):
+        return StoreError(
+            "the store ran out of the memory it may use", hint="raise ISTHMUS_MEMORY_MB and try again", vendor=text
+        )
+    if any(word in text for word in ("Unable to connect to Postgres", "could not connect", "Could not establish")):
+        return StoreMissing(
+            "the store's database or bucket does not answer",
+            hint="check ISTHMUS_DATABASE_URL, ISTHMUS_STORAGE_URL and ISTHMUS_S3_ENDPOINT, and that both servers run",
+            vendor=text,
+        )
+    return StoreError("the store's engine failed", hint="the vendor's own words say more", vendor=text)

@@ -1,0 +1,233 @@
+"""Landing: one batch of source rows into the store, in one transaction with the mark of how far its source has got."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+import phonenumbers
+import pyarrow as pa
+
+from isthmus.model.errors import InvalidInput
+from isthmus.model.intake import Counts, Reason, SourceColumn, find_fault
+from isthmus.model.mapping import Mapping
+from isthmus.store import events, identity, mapped, profiles, rejections
+from isthmus.store.lake import Lake, Write
+from isthmus.store.rejections import Rejection
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a source has got: rows taken so far, what became of them, and whether that was all of them."""
+
+    rows: int
+    done: bool
+    counts: Counts
+
+    def as_text(self) -> str:
+        return json.dumps({"rows": self.rows, "done": self.done, "counts": self.counts.as_dict()})
+
+    @classmethod
+    def from_text(cls, text: str) -> Progress:
+        values = json.loads(text)
+        return cls(values["rows"], values["done"], Counts.from_dict(values["counts"]))
+
+
+def progress(lake: Lake, source: str) -> Progress | None:
+    """How far this source has got, if it was ever begun."""
+    rows = lake.query("SELECT cursor FROM lake.import_state WHERE source = guard(?) ORDER BY seq DESC LIMIT 1", [source])
+    return Progress.from_text(rows[0][0]) if rows else None
+
+
+class Landing:
+    """Lands the batches of one source. `label` is what rejections call the source; `key` names it for resuming."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        mapping: Mapping,
+        columns: Sequence[SourceColumn],
+        *,
+        lines: bool,
+        label: str,
+        key: str,
+        phone_region: str | None = None,
+    ) -> None:
+        self.lake, self.mapping, self.label, self.key = lake, mapping, label, key
+        self.mapped = mapped.build(mapping, columns, lines=lines)
+        self.kinds = self.mapped.identifiers
+        self.phone_region = phone_region
+        self._phone_column = next((c for kind, c in mapping.identifiers if kind == "phone_number"), None)
+        self._columns = {c.name: c for c in columns}
+        self._lines = lines
+
+    def land(
+        self, batch: pa.Table, so_far: Progress, *, refused: Sequence[Rejection] = (), done: bool, record: bool = True
+    ) -> Progress:
+        """Land `batch` (the columns `n`, rising row numbers, and the source's), after what `so_far` says is in.
+
+        `refused` are rows that did not come as far as a batch. With `record` the progress is kept in the same
+        transaction, so that a landing that was cut off goes on behind its last whole batch. Landing a batch again
+        changes nothing. Raises StoreError; then nothing of this batch is in the store.
+        """
+        con = self.lake.con
+        con.register("incoming", batch)
+        try:
+            self._read_phones(con)
+            try:
+                con.execute(f"CREATE OR REPLACE TEMP TABLE mapped AS {self.mapped.sql}")
+                self._look_closely(con)
+            except duckdb.ConversionException as e:
+                raise InvalidInput(
+                    f"{self.label} has a value that cannot be converted: {e}", hint="send that column as text"
+                ) from e
+            return self.lake.write(lambda write: self._land(write, batch.num_rows, so_far, refused, done, record))
+        finally:
+            con.unregister("incoming")
+
+    def _land(
+        self, write: Write, size: int, so_far: Progress, refused: Sequence[Rejection], done: bool, record: bool
+    ) -> Progress:
+        con = write.con
+        identity.resolve(write, self.kinds)
+        profiles.merge(write)
+        counts = Counts(read=size + len(refused))
+        if self.mapping.data == "events":
+            counts.landed = events.land(write, self.kinds)
+            profiles.patch_from_events(write)
+            good = _number(con, "SELECT count(*) FROM keys")
+        else:
+            profiles.patch_from_rows(write, [name for name, _ in self.mapping.fields])
+            good = _number(con, "SELECT count(*) FROM placed")
+            counts.landed = _number(con, "SELECT count(*) FROM placed SEMI JOIN changed USING (profile_id)")
+        counts.repeated = good - counts.landed
+        counts.profiles_created = _number(con, "SELECT count(*) FROM newcomers")
+        counts.merged = _number(con, "SELECT count(*) FROM merging")
+        counts.taken = _number(con, "SELECT count(*) FROM taken")
+        self._reject(write, counts)
+        rejections.keep(write, refused)
+        counts.reasons.update(rejections.tally(refused))
+        counts.rejected = counts.read - good
+        total = Counts()
+        total.add(so_far.counts)
+        total.add(counts)
+        reached = Progress(so_far.rows + size, done, total)
+        if record and (write.touched or not done):
+            write.touched = True
+            con.execute("DELETE FROM lake.import_state WHERE source = guard(?)", [self.key])
+            con.execute(
+                f"INSERT INTO lake.import_state SELECT guard(?), guard_json(?), {write.seq}", [self.key, reached.as_text()]
+            )
+        return reached
+
+    def _reject(self, write: Write, counts: Counts) -> None:
+        """Keep the rows that broke a rule, those that name a profile nobody has, and the identifiers that are taken."""
+        con = write.con
+        faults = self.mapped.faults
+        unknown = len(faults)
+        known = ", ".join(f"id_{k}" for k in self.kinds)
+        same = " AND ".join(f"w.id_{k} IS NOT DISTINCT FROM m.id_{k}" for k in self.kinds)
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE broken AS SELECT n, bad::INTEGER AS fault FROM mapped WHERE bad IS NOT NULL "
+            f"UNION ALL SELECT m.n, {unknown + 1} FROM mapped m JOIN (SELECT {known} FROM who WHERE profile_id IS NULL) w "
+            f"ON {same} WHERE m.bad IS NULL"
+        )
+        table = pa.table(
+            {
+                "fault": pa.array(range(1, unknown + 2), pa.int32()),
+                "column": [*(f.column for f in faults), "profile_id"],
+                "reason": [*(f.reason.value for f in faults), Reason.UNKNOWN_PROFILE.value],
+                "message": [
+                    *(f.message for f in faults),
+                    "no profile has this id; map ids of another system as external_id",
+                ],
+            }
+        )
+        con.register("faults", table)
+        try:
+            for reason, count in con.execute(
+                "SELECT reason, count(*) FROM broken JOIN faults USING (fault) GROUP BY reason"
+            ).fetchall():
+                counts.reasons[str(reason)] += int(count)
+            parts = [
+                'SELECT b.n, f."column", f.reason, coalesce(c.message, f.message) AS message, false AS landed '
+                "FROM broken b JOIN faults f USING (fault) LEFT JOIN closely c ON c.n = b.n"
+            ]
+            if counts.taken:
+                parts.append(
+                    f"SELECT w.first_n, x.kind, '{Reason.IDENTIFIER_TAKEN.value}', 'the ' || x.kind || ' ' || "
+                    "unguard(x.value) || ' belongs to another profile, known by a higher identifier; the row landed "
+                    "without it', true FROM taken x JOIN who w USING (t)"
+                )
+            rejections.keep_from(
+                write,
+                f"SELECT {_text(self.label)} AS source, '{self.mapping.data}' AS data, p.n AS row_number, p.\"column\", "
+                f"p.reason, p.message, {self.mapped.payload} AS payload, p.landed "
+                f"FROM ({' UNION ALL '.join(parts)}) p JOIN incoming USING (n)",
+            )
+        finally:
+            con.unregister("faults")
+
+    def _look_closely(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Parse the few rows whose properties look as if no warehouse could hold them; mark those that are bad."""
+        con.execute("CREATE OR REPLACE TEMP TABLE closely (n BIGINT, reason VARCHAR, message VARCHAR)")
+        if not self.mapped.suspicious:
+            return
+        found = []
+        rows = con.execute("SELECT n, properties FROM mapped WHERE bad IS NULL AND suspicious(properties)")
+        while batch := rows.fetchmany(1000):
+            found += [(n, *fault) for n, text in batch if (fault := find_fault(text))]
+        if not found:
+            return
+        for reason in sorted({reason for _, reason, _ in found}):
+            self.mapped.faults.append(mapped.Fault("", reason, reason.value))
+        number = {f.reason: i for i, f in enumerate(self.mapped.faults, start=1) if f.message == f.reason.value}
+        table = pa.table(
+            {
+                "n": pa.array([n for n, _, _ in found], pa.int64()),
+                "reason": [reason.value for _, reason, _ in found],
+                "message": [message for _, _, message in found],
+                "fault": pa.array([number[reason] for _, reason, _ in found], pa.int32()),
+            }
+        )
+        con.register("found", table)
+        try:
+            con.execute("INSERT INTO closely SELECT n, reason, message FROM found")
+            con.execute("UPDATE mapped SET bad = found.fault FROM found WHERE mapped.n = found.n")
+        finally:
+            con.unregister("found")
+
+    def _read_phones(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Have the phone number library read those that are not plain E.164."""
+        con.execute("CREATE OR REPLACE TEMP TABLE phones (given VARCHAR, good VARCHAR)")
+        if self._phone_column is None or self._lines:
+            return
+        ref = self._columns[self._phone_column].ref
+        given = con.execute(
+            f"SELECT DISTINCT {ref}::VARCHAR FROM incoming WHERE {ref} IS NOT NULL AND clean_phone({ref}::VARCHAR) IS NULL"
+        ).fetchall()
+        read = [(text, good) for (text,) in given if (good := read_phone(text, self.phone_region))]
+        if read:
+            con.executemany("INSERT INTO phones VALUES (?, ?)", read)
+
+
+def read_phone(text: str, region: str | None) -> str | None:
+    """A phone number in E.164, or None. Without a `region` (such as "US") only numbers with + are understood."""
+    try:
+        number = phonenumbers.parse(text, region)
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_possible_number(number):
+        return None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def _number(con: duckdb.DuckDBPyConnection, sql: str) -> int:
+    row = con.execute(sql).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

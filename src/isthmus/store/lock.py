@@ -1,0 +1,143 @@
+"""The writer lock: one writer at a time, given back by the operating system or the database when its holder dies.
+
+It only saves wasted work; the fence row carries correctness if the lock is ever lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from isthmus.model.errors import InvalidInput, StoreBusy, StoreMissing
+from isthmus.secrets import Secret
+
+CATALOG_SCHEMA = "isthmus_lake"
+_KEY = 0x1575_6D75_7301  # "isthmus", write
+_HINT = "another command is writing; try again when it is done, or raise ISTHMUS_LOCK_TIMEOUT_S"
+
+
+class WriterLock(Protocol):
+    """Re-entrant within its owner: holding it twice is holding it once."""
+
+    def held(self) -> Any:
+        """A context in which the lock is held. Raises StoreBusy after the time-out."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FileLock:
+    """`flock` on a file: for stores in a folder, between processes of one machine."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        self._path, self._timeout_s, self._depth, self._descriptor = path, timeout_s, 0, -1
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        if self._depth == 0:
+            self._take()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                os.close(self._descriptor)  # gives the lock back
+                self._descriptor = -1
+
+    def _take(self) -> None:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._descriptor = descriptor
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(descriptor)
+                    raise StoreBusy(f"the store was locked for {self._timeout_s:g} s", hint=_HINT) from None
+                time.sleep(0.02)
+
+    def close(self) -> None:
+        pass
+
+
+class PostgresLock:
+    """An advisory lock on a connection of its own: for scaled stores, between machines."""
+
+    def __init__(self, url: Secret, timeout_s: float) -> None:
+        try:
+            import psycopg
+        except ImportError as e:
+            raise InvalidInput("psycopg is not installed", hint="pip install 'isthmus[scaled]'") from e
+        self._timeout_s, self._depth = timeout_s, 0
+        self._errors = psycopg
+        self._conninfo = conninfo(url)
+        self._con: psycopg.Connection[Any] | None = None
+
+    def _connected(self) -> Any:
+        psycopg = self._errors
+        if self._con is None or self._con.closed:
+            try:
+                self._con = psycopg.connect(self._conninfo, autocommit=True, connect_timeout=10)
+                self._con.execute(f"SET lock_timeout = {int(self._timeout_s * 1000)}")
+                self._con.execute(f"CREATE SCHEMA IF NOT EXISTS {CATALOG_SCHEMA}")
+            except psycopg.Error as e:
+                raise StoreMissing(
+                    "the store's database does not let us in",
+                    hint="check ISTHMUS_DATABASE_URL: host, port, user, password and database",
+                    code=e.sqlstate or "",
+                    vendor=str(e),
+                ) from e
+        return self._con
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        psycopg = self._errors
+        if self._depth == 0:
+            try:
+                self._connected().execute(f"SELECT pg_advisory_lock({_KEY})")
+            except psycopg.errors.LockNotAvailable as e:
+                raise StoreBusy(f"the store was locked for {self._timeout_s:g} s", hint=_HINT) from e
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                try:
+                    self._connected().execute(f"SELECT pg_advisory_unlock({_KEY})")
+                except psycopg.Error:
+                    self.close()  # the server gave the lock back when it lost the connection
+
+    def close(self) -> None:
+        if self._con is not None:
+            self._con.close()
+            self._con = None
+
+
+def conninfo(url: Secret) -> str:
+    """The libpq string of a PostgreSQL URL, with messages in English: DuckLake's retries read them."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    try:
+        parts = conninfo_to_dict(url.reveal())
+    except ProgrammingError as e:
+        raise InvalidInput("ISTHMUS_DATABASE_URL is not a PostgreSQL URL", hint="postgresql://user:pw@host/db") from e
+    parts["options"] = f"{parts.get('options') or ''} -c lc_messages=C".strip()
+    return make_conninfo(**parts)
+
+
+def passwords(url: Secret) -> list[str]:
+    """What of a database URL must never be shown."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    password = conninfo_to_dict(url.reveal()).get("password")
+    return [url.reveal(), *([str(password)] if password else [])]

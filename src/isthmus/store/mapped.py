@@ -1,0 +1,411 @@
+"""A batch of source rows as typed rows or rejections: the SQL that a mapping becomes.
+
+The result has one row per source row: `n`, the identifiers, the fields, `properties`, and `bad`, the number of the
+first rule that the row breaks (NULL if none): `Mapped.faults[bad - 1]` says which.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from isthmus.duck import literal
+from isthmus.model import intake
+from isthmus.model.intake import Reason, Shape, SourceColumn
+from isthmus.model.mapping import Given, Mapping
+from isthmus.model.table import Type
+from isthmus.model.tables import PROFILE_FIELDS
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A rule that a row can break: which column, which reason, and what to tell."""
+
+    column: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The SQL over the relation `incoming`, and what the numbers in its column `bad` mean."""
+
+    sql: str
+    faults: list[Fault]
+    identifiers: list[str]
+    suspicious: bool  # whether rows must be looked at by `intake.find_fault`
+    payload: str  # SQL for a source row as text, to keep with a rejection
+
+
+class _Rules:
+    """Collects faults in order; the first that holds is the row's."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self._cases: list[str] = []
+
+    def add(self, condition: str, column: str, reason: Reason, message: str) -> None:
+        self.faults.append(Fault(column, reason, message))
+        self._cases.append(f"WHEN {condition} THEN {len(self.faults)}")
+
+    def case(self) -> str:
+        return f"CASE {' '.join(self._cases)} END" if self._cases else "NULL::INTEGER"
+
+
+def build(mapping: Mapping, columns: Sequence[SourceColumn], *, lines: bool) -> Mapped:
+    """The SQL for this mapping over `incoming(n, c0, c1, …)`, or over `incoming(n, line)` for JSON lines."""
+    return _Builder(mapping, columns, lines).build()
+
+
+class _Builder:
+    def __init__(self, mapping: Mapping, columns: Sequence[SourceColumn], lines: bool) -> None:
+        self.mapping, self.lines = mapping, lines
+        self.rules = _Rules()
+        self.named = {c.name: c for c in columns}
+        self.columns = list(columns)
+        self.out: list[tuple[str, str]] = []
+        if lines:
+            self.paths = list(dict.fromkeys(column for _, column in self._wanted()))
+            self.named = {
+                name: SourceColumn(name, f"x[{i}]", Shape.TEXT) for i, name in enumerate(self.paths, start=1)
+            }
+
+    def _wanted(self) -> list[tuple[str, str]]:
+        return [*self.mapping.used(), *(self.mapping.properties or ())]
+
+    def build(self) -> Mapped:
+        if self.lines:
+            self._line_rules()
+        self._identifiers()
+        if self.mapping.data == "events":
+            self._event_fields()
+        else:
+            self._profile_fields()
+        properties = self._line_properties() if self.lines else self._cell_properties()
+        self._property_rules()
+        first = ", ".join(f"{sql} AS {name}" for name, sql in self.out)
+        sql = (
+            f"SELECT {', '.join(self._result())} FROM (SELECT *, {self.rules.case()} AS bad FROM "
+            f"(SELECT *, {properties} AS properties FROM (SELECT *, {first} FROM {self._source()})))"
+        )
+        return Mapped(
+            sql,
+            self.rules.faults,
+            [kind for kind, _ in self.mapping.identifiers],
+            suspicious=self._free_form(),
+            payload=self._payload(),
+        )
+
+    def _result(self) -> list[str]:
+        kinds = [f"id_{kind}" for kind, _ in self.mapping.identifiers]
+        if self.mapping.data == "profiles":
+            order = "changed_at" if self.mapping.changed_at else "NULL::TIMESTAMPTZ AS changed_at"
+            return ["n", *kinds, *(name for name, _ in self.mapping.fields), order, "properties", "bad"]
+        # Without an id of its own a row stands for itself: the same content is the same event.
+        content = "md5(concat_ws(chr(31), epoch_us(event_time), value, value_currency, properties))"
+        unique = f"coalesce(unique_id, 'content:' || {content}) AS unique_id"
+        return [
+            *("n", *kinds, "event_time", "metric", "integration", "metric_id", unique),
+            *("value", "value_currency", "properties", "bad"),
+        ]
+
+    def _free_form(self) -> bool:
+        """Whether values may hold JSON of any shape, so that their insides must be looked at."""
+        shapes = (Shape.TEXT, Shape.STRING, Shape.NESTED)
+        return self.lines or any(c.shape in shapes for c in self._property_sources())
+
+    def _source(self) -> str:
+        if not self.lines:
+            return "incoming"
+        limit = intake.MAX_EVENT_BYTES if self.mapping.data == "events" else intake.MAX_PROFILE_BYTES
+        paths = "[" + ", ".join(literal(_pointer(p)) for p in self.paths) + "]"
+        extract = f"json_extract_string(text, {paths})" if self.paths else "[]::VARCHAR[]"
+        return (
+            f"(SELECT n, big, text, fine, keys, x, CASE WHEN has_null(rest) THEN "
+            "without_nulls(TRY(rest::MAP(VARCHAR, JSON)))::JSON::VARCHAR ELSE rest END AS rest FROM "
+            f"(SELECT *, CASE WHEN fine THEN {extract} END AS x, CASE WHEN fine THEN {self._rest()} END AS rest, "
+            "CASE WHEN fine THEN json_keys(text) END AS keys FROM "
+            "(SELECT *, coalesce(CASE WHEN json_valid(text) THEN json_type(text) = 'OBJECT' END, false) AS fine FROM "
+            f"(SELECT n, octet_length(line) > {limit} AS big, "
+            f"CASE WHEN octet_length(line) <= {limit} THEN TRY(decode(line)) END AS text FROM incoming))))"
+        )
+
+    def _rest(self) -> str:
+        """What of a line becomes properties: the object without its mapped keys, or only the properties named."""
+        if self.mapping.properties is None:
+            drop = {column: None for _, column in self.mapping.used()} | {c: None for c in self.mapping.ignore}
+            return f"json_merge_patch(text, {literal(json.dumps(drop))})::VARCHAR"
+        picked = ", ".join(
+            f"{literal(_key(key))} || json_extract(text, {literal(_pointer(column))})::VARCHAR"
+            for key, column in self.mapping.properties
+        )
+        return f"'{{' || concat_ws(',', {picked}) || '}}'" if picked else "'{}'"
+
+    def _line_rules(self) -> None:
+        limit = "5 MB" if self.mapping.data == "events" else "100 KB"
+        self.rules.add("big", "", Reason.TOO_LARGE, f"the line is larger than {limit}")
+        self.rules.add("text IS NULL", "", Reason.BAD_ENCODING, "the line is not valid UTF-8")
+        self.rules.add("NOT fine", "", Reason.BAD_JSON, "the line is not one JSON object")
+        self.rules.add(
+            "len(keys) <> len(list_distinct(keys))", "", Reason.BAD_JSON, "a key stands twice in the object"
+        )
+
+    def _column(self, name: str) -> SourceColumn:
+        return self.named[name]
+
+    def _raw(self, name: str, rule_column: str) -> str:
+        """The column's value as text, kept in the inner select as `raw_…` so that rules can compare it."""
+        alias = f"raw_{rule_column}"
+        if all(existing != alias for existing, _ in self.out):
+            column = self._column(name)
+            text = _as_text(column)
+            self.out.append((alias, f"nullif({text}, '')"))
+        return alias
+
+    def _identifiers(self) -> None:
+        present = []
+        for kind, name in self.mapping.identifiers:
+            raw = self._raw(name, f"id_{kind}")
+            clean = {"email": "clean_email", "phone_number": "clean_phone"}.get(kind, "clean_id")
+            text = f"nullif({_as_text(self._column(name))}, '')"
+            cleaned = f"{clean}({text})"
+            if kind == "phone_number":  # `phones` holds what the library made of those written another way
+                cleaned = f"coalesce({cleaned}, (SELECT any_value(p.good) FROM phones p WHERE p.given = {text}))"
+            self.out.append((f"id_{kind}", cleaned))
+            present.append(f"{raw} IS NULL")
+            if kind == "email":
+                self.rules.add(
+                    f"{raw} IS NOT NULL AND id_{kind} IS NULL", name, Reason.BAD_EMAIL, "not an e-mail address"
+                )
+            if kind == "phone_number":
+                self.rules.add(
+                    f"{raw} IS NOT NULL AND id_{kind} IS NULL",
+                    name,
+                    Reason.BAD_PHONE,
+                    "not a phone number in international form, such as +14155550123",
+                )
+            self.rules.add(f"contains({raw}, chr(0))", name, Reason.NUL, "the identifier holds the NUL character")
+            self.rules.add(
+                f"length({raw}) > {intake.MAX_UNIQUE_ID}", name, Reason.TOO_LONG, "an identifier has up to 255 characters"
+            )
+        names = ", ".join(name for _, name in self.mapping.identifiers)
+        self.rules.add(
+            " AND ".join(f"id_{kind} IS NULL" for kind, _ in self.mapping.identifiers),
+            names,
+            Reason.NO_IDENTIFIER,
+            "the row names nobody: every identifier is empty",
+        )
+
+    def _event_fields(self) -> None:
+        assert self.mapping.event_time is not None and self.mapping.metric is not None
+        self._time("event_time", self.mapping.event_time, required=True)
+        self._given("metric", self.mapping.metric, required=True)
+        self._given("integration", self.mapping.integration, required=False, default="File")
+        self.out.append(("metric_id", "metric_key(integration, metric)"))
+        if self.mapping.unique_id:
+            raw = self._raw(self.mapping.unique_id, "unique_id")
+            self.out.append(("unique_id", f"nullif(trim({raw}), '')"))
+            self.rules.add(
+                f"length({raw}) > {intake.MAX_UNIQUE_ID}",
+                self.mapping.unique_id,
+                Reason.TOO_LONG,
+                "a unique id has up to 255 characters",
+            )
+            self.rules.add(f"contains({raw}, chr(0))", self.mapping.unique_id, Reason.NUL, "it holds a NUL character")
+        else:
+            self.out.append(("unique_id", "NULL::VARCHAR"))
+        self._number("value", self.mapping.value)
+        if self.mapping.value_currency:
+            self._given("value_currency", self.mapping.value_currency, required=False)
+            self.rules.add(
+                "value_currency IS NOT NULL AND NOT regexp_full_match(value_currency, '[A-Z]{3}')",
+                self.mapping.value_currency.column or "value_currency",
+                Reason.BAD_CURRENCY,
+                "not a currency code of three capital letters, such as USD",
+            )
+        else:
+            self.out.append(("value_currency", "NULL::VARCHAR"))
+
+    def _profile_fields(self) -> None:
+        types = dict(PROFILE_FIELDS)
+        for name, column in self.mapping.fields:
+            if types[name] is Type.DOUBLE:
+                self._number(name, column)
+                continue
+            raw = self._raw(column, name)
+            self.out.append((name, raw))
+            self.rules.add(f"contains({raw}, chr(0))", column, Reason.NUL, "the text holds the NUL character U+0000")
+            self.rules.add(
+                f"length({raw}) > 25600 AND octet_length(encode({raw})) > {intake.MAX_STRING_BYTES}",
+                column,
+                Reason.TOO_LONG,
+                "a text has up to 100 KB",
+            )
+        if self.mapping.changed_at:
+            self._time("changed_at", self.mapping.changed_at, required=False)
+
+    def _time(self, name: str, column: str, *, required: bool) -> None:
+        source = self._column(column)
+        raw = self._raw(column, name)
+        value = {
+            Shape.TIMESTAMP: f"in_range({source.ref}::TIMESTAMPTZ)",
+            Shape.EXACT: f"parse_time({source.ref}::VARCHAR)",
+        }.get(source.shape, f"parse_time(trim({raw}))")
+        self.out.append((name, value))
+        if required:
+            self.rules.add(f"{raw} IS NULL", column, Reason.NO_TIME, "the time of the event is empty")
+        self.rules.add(
+            f"{raw} IS NOT NULL AND {name} IS NULL",
+            column,
+            Reason.BAD_TIME,
+            "not a time between the years 1 and 9999 as ISO 8601, MM/DD/YYYY or Unix seconds",
+        )
+
+    def _number(self, name: str, column: str | None) -> None:
+        if column is None:
+            self.out.append((name, "NULL::DOUBLE"))
+            return
+        source = self._column(column)
+        raw = self._raw(column, name)
+        value = f"parse_number({raw})" if source.shape is Shape.TEXT or source.shape is Shape.STRING else (
+            f"finite(TRY_CAST({source.ref} AS DOUBLE))"
+        )
+        self.out.append((name, value))
+        self.rules.add(
+            f"{raw} IS NOT NULL AND {name} IS NULL", column, Reason.BAD_NUMBER, "not a finite number, such as 12.50"
+        )
+
+    def _given(self, name: str, given: Given, *, required: bool, default: str | None = None) -> None:
+        if given.constant is not None:
+            self.out.append((name, literal(given.constant.strip())))
+            return
+        assert given.column is not None
+        raw = self._raw(given.column, name)
+        value = f"nullif(trim({raw}), '')"
+        self.out.append((name, f"coalesce({value}, {literal(default)})" if default else value))
+        if required:
+            self.rules.add(f"{name} IS NULL", given.column, Reason.NO_METRIC, f"the {name} is empty")
+        self.rules.add(f"length({name}) > 127", given.column, Reason.TOO_LONG, f"a {name} has up to 127 characters")
+        self.rules.add(f"contains({name}, chr(0))", given.column, Reason.NUL, "it holds the NUL character U+0000")
+
+    def _own_properties(self) -> list[tuple[str, str, str]]:
+        """What the original keeps inside an event's properties: (key, JSON, is-there condition)."""
+        if self.mapping.data != "events":
+            return []
+        own = []
+        if self.mapping.unique_id:
+            own.append(("$event_id", "to_json(unique_id)", "unique_id IS NOT NULL"))
+        if self.mapping.value:
+            own.append(("$value", "to_json(value)", "value IS NOT NULL"))
+        if self.mapping.value_currency:
+            own.append(("$currency_code", "to_json(value_currency)", "value_currency IS NOT NULL"))
+        return own
+
+    def _property_sources(self) -> list[SourceColumn]:
+        if self.lines:
+            return []
+        return [self.named[c] for _, c in self.mapping.property_columns([c.name for c in self.columns])]
+
+    def _cell_properties(self) -> str:
+        parts: list[tuple[str, str, str]] = self._own_properties()
+        for key, name in self.mapping.property_columns([c.name for c in self.columns]):
+            column = self.named[name]
+            parts.append((key, _as_json(column), f"{column.ref} IS NOT NULL"))
+            self._shape_rules(column)
+        if not parts:
+            return "'{}'"
+        all_there = " AND ".join(there for _, _, there in parts)
+        whole = " || ',' || ".join(f"{literal(_key(key))} || {value}" for key, value, _ in parts)
+        some = ", ".join(f"CASE WHEN {there} THEN {literal(_key(key))} || {value} END" for key, value, there in parts)
+        if len(parts) > intake.MAX_PROPERTIES:
+            self.out.append(("many", " + ".join(f"({there})::INTEGER" for _, _, there in parts)))
+        # Most rows of most sources are full: for them one concatenation, without looking for gaps.
+        return f"guard_json('{{' || CASE WHEN {all_there} THEN {whole} ELSE concat_ws(',', {some}) END || '}}')"
+
+    def _shape_rules(self, column: SourceColumn) -> None:
+        flag = f"fault_{column.ref}"
+        match column.shape:
+            case Shape.FLOAT:
+                self.out.append((flag, f"NOT isfinite({column.ref})"))
+                self.rules.add(flag, column.name, Reason.BAD_NUMBER, "NaN and Infinity cannot be kept")
+            case Shape.HUGE:
+                self.out.append((flag, f"{column.ref} IS NOT NULL AND TRY_CAST({column.ref} AS BIGINT) IS NULL"))
+                self.rules.add(flag, column.name, Reason.BAD_NUMBER, "an integer of more than 64 bits; send it as text")
+            case Shape.TIMESTAMP:
+                self.out.append((flag, f"{column.ref} IS NOT NULL AND in_range({column.ref}::TIMESTAMPTZ) IS NULL"))
+                self.rules.add(flag, column.name, Reason.BAD_TIME, "a time outside the years 1 to 9999")
+            case Shape.TEXT | Shape.STRING:
+                self.out.append((flag, f"contains({column.ref}, chr(0))"))
+                self.rules.add(flag, column.name, Reason.NUL, "the text holds the NUL character U+0000")
+                flag = f"long_{column.ref}"
+                too_long = f"octet_length(encode({column.ref})) > {intake.MAX_STRING_BYTES}"
+                self.out.append((flag, f"length({column.ref}) > 25600 AND {column.ref}[1] NOT IN ('{{', '[') AND {too_long}"))
+                self.rules.add(flag, column.name, Reason.TOO_LONG, "a text has up to 100 KB")
+
+    def _line_properties(self) -> str:
+        own = self._own_properties()
+        if not own:
+            return "guard_json(rest)"
+        extra = ", ".join(f"CASE WHEN {there} THEN {literal(_key(k))} || {v} END" for k, v, there in own)
+        return (
+            "CASE WHEN fine THEN guard_json(json_merge_patch(coalesce(rest, '{}'), "
+            f"'{{' || concat_ws(',', {extra}) || '}}')::VARCHAR) END"
+        )
+
+    def _property_rules(self) -> None:
+        events = self.mapping.data == "events"
+        limit = intake.MAX_EVENT_BYTES if events else intake.MAX_PROFILE_BYTES
+        words = "an event has up to 5 MB" if events else "a profile has up to 100 KB"
+        many = "len(keys)" if self.lines else "many" if any(name == "many" for name, _ in self.out) else ""
+        if many:
+            words_many = f"more than {intake.MAX_PROPERTIES} properties"
+            self.rules.add(f"{many} > {intake.MAX_PROPERTIES}", "", Reason.TOO_MANY, words_many)
+        if self._free_form():
+            size = "octet_length(encode(properties))"
+            self.rules.add(f"length(properties) > {limit // 4} AND {size} > {limit}", "", Reason.TOO_LARGE, words)
+            levels = f"more than {intake.MAX_LEVELS} levels of objects and lists"
+            self.rules.add("too_deep(properties)", "", Reason.TOO_DEEP, levels)
+
+    def _payload(self) -> str:
+        if self.lines:
+            return "coalesce(TRY(decode(line)), line::VARCHAR)"
+        cells = ", ".join(f"{literal(c.name)}, {_payload_cell(c)}" for c in self.columns)
+        return f"json_object({cells})::VARCHAR"
+
+
+def _pointer(name: str) -> str:
+    """The JSON pointer to a key of the top level."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def _key(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False) + ":"
+
+
+def _payload_cell(column: SourceColumn) -> str:
+    if column.shape in (Shape.FLOAT, Shape.BINARY, Shape.NESTED):
+        return f"{column.ref}::VARCHAR"
+    return column.ref
+
+
+def _as_text(column: SourceColumn) -> str:
+    if column.shape in (Shape.TEXT, Shape.STRING):
+        return column.ref
+    return f"{column.ref}::VARCHAR"
+
+
+def _as_json(column: SourceColumn) -> str:
+    match column.shape:
+        case Shape.TEXT:
+            return f"cell_json({column.ref})"
+        case Shape.STRING:
+            return f"text_json({column.ref})"
+        case Shape.TIMESTAMP:
+            return f"strftime({column.ref}::TIMESTAMPTZ, '\"%Y-%m-%dT%H:%M:%S.%fZ\"')"
+        case Shape.BINARY:
+            return f"to_json(base64({column.ref}))::VARCHAR"
+        case _:
+            return f"to_json({column.ref})::VARCHAR"
+
+

@@ -1,0 +1,194 @@
+"""Profiles in the store: creating, updating, merging. Every function works inside a write transaction."""
+
+from __future__ import annotations
+
+from isthmus.model.table import Type
+from isthmus.model.tables import PROFILE_FIELDS
+from isthmus.store.lake import Write
+
+IDENTITY = ("external_id", "email", "phone_number")
+_FIELDS = [name for name, _ in PROFILE_FIELDS]
+_OTHERS = [name for name in _FIELDS if name not in IDENTITY]
+
+
+def patch_from_events(write: Write) -> None:
+    """Bring the profiles of `who` up to date with the events just landed (`fresh`): make the new ones, fill gaps in
+    their identifiers, and move their last event date on."""
+    write.con.execute(
+        "CREATE OR REPLACE TEMP TABLE patch AS SELECT coalesce(a.profile_id, b.profile_id) AS profile_id, "
+        "a.external_id, a.email, a.phone_number, NULL::JSON AS properties, b.last_event_date "
+        f"FROM ({_named()}) a FULL JOIN (SELECT f.profile_id, max(m.event_time) AS last_event_date "
+        "FROM fresh f JOIN mapped m USING (n) GROUP BY f.profile_id) b ON a.profile_id = b.profile_id"
+    )
+    _apply(write, fields=[], fill_gaps_only=True)
+
+
+def patch_from_rows(write: Write, fields: list[str]) -> None:
+    """Bring profiles up to date with the rows of `mapped`: per profile and field the last value that is not NULL wins,
+    in the order of changed_at, then of the rows. Properties are joined key by key in the same order."""
+    order = "(coalesce(m.changed_at, TIMESTAMPTZ '0001-01-01 00:00:00+00'), m.n)"
+    last = "".join(f", arg_max({_guarded(f, f'm.{f}')}, {order}) FILTER (m.{f} IS NOT NULL) AS {f}" for f in fields)
+    kinds = [k for k in _mapped_kinds(write)]
+    same = " AND ".join(f"w.id_{k} IS NOT DISTINCT FROM m.id_{k}" for k in kinds)
+    write.con.execute(
+        "CREATE OR REPLACE TEMP TABLE placed AS SELECT m.n, w.profile_id FROM mapped m "
+        f"JOIN who w ON {same} WHERE m.bad IS NULL AND w.profile_id IS NOT NULL"
+    )
+    write.con.execute(
+        "CREATE OR REPLACE TEMP TABLE patch AS SELECT b.*, a.external_id, a.email, a.phone_number, "
+        "NULL::TIMESTAMPTZ AS last_event_date "
+        f"FROM (SELECT r.profile_id{last}, CASE WHEN count(*) = 1 THEN any_value(m.properties)::JSON "
+        f"ELSE list_reduce(list(m.properties::JSON ORDER BY {order}), lambda a, b: merge_objects(a, b)) END AS properties "
+        "FROM placed r JOIN mapped m USING (n) GROUP BY r.profile_id) b "
+        f"LEFT JOIN ({_named()}) a USING (profile_id)"
+    )
+    _apply(write, fields=fields, fill_gaps_only=False)
+
+
+def _mapped_kinds(write: Write) -> list[str]:
+    rows = write.con.execute("SELECT column_name FROM (DESCRIBE who) WHERE column_name LIKE 'id\\_%' ESCAPE '\\'")
+    return [str(name).removeprefix("id_") for (name,) in rows.fetchall()]
+
+
+def _guarded(field: str, sql: str) -> str:
+    return f"guard({sql})" if dict(PROFILE_FIELDS)[field] is Type.TEXT else sql
+
+
+def _named() -> str:
+    picks = ", ".join(f"arg_max(value, last_n) FILTER (kind = '{kind}') AS {kind}" for kind in IDENTITY)
+    return f"SELECT profile_id, {picks} FROM named GROUP BY profile_id"
+
+
+def _apply(write: Write, *, fields: list[str], fill_gaps_only: bool) -> None:
+    """Write `patch` where it changes something. Leaves `changed(profile_id, existed)` behind."""
+
+    def value(name: str) -> str:
+        if name in IDENTITY:
+            return f"coalesce(p.{name}, x.{name})" if fill_gaps_only else f"coalesce(x.{name}, p.{name})"
+        return f"coalesce(x.{name}, p.{name})" if name in fields else f"p.{name}"
+
+    properties = (
+        "CASE WHEN x.properties IS NULL THEN coalesce(p.properties, '{}'::JSON) "
+        "ELSE merge_objects(p.properties, x.properties) END"
+    )
+    last_event_date = "greatest(p.last_event_date, x.last_event_date)"
+    different = " OR ".join(
+        f"{sql} IS DISTINCT FROM p.{name}"
+        for name, sql in [(n, value(n)) for n in (*IDENTITY, *fields)]
+        + [("properties::VARCHAR", f"({properties})::VARCHAR"), ("last_event_date", last_event_date)]
+    )
+    columns = ", ".join(f"{value(name)} AS {name}" for name in _FIELDS)
+    write.con.execute(
+        f"CREATE OR REPLACE TEMP TABLE changed AS SELECT x.profile_id, {write.seq}::BIGINT AS seq, {columns}, "
+        f"{properties} AS properties, p.subscriptions, coalesce(p.created, now()) AS created, now() AS updated, "
+        f"{last_event_date} AS last_event_date, p.profile_id IS NOT NULL AS existed "
+        "FROM patch x LEFT JOIN lake.profiles p ON p.profile_id = x.profile_id "
+        f"WHERE p.profile_id IS NULL OR {different}"
+    )
+    replace_with_changed(write)
+
+
+def replace_with_changed(write: Write) -> None:
+    """Put the rows of `changed` in place of those that existed."""
+    con = write.con
+    row = con.execute("SELECT count(*), count(*) FILTER (existed) FROM changed").fetchone()
+    assert row is not None
+    if row[0] == 0:
+        return
+    write.touched = True
+    if row[1]:
+        con.execute("DELETE FROM lake.profiles WHERE profile_id IN (SELECT profile_id FROM changed WHERE existed)")
+    con.execute("INSERT INTO lake.profiles SELECT * EXCLUDE (existed) FROM changed")
+
+
+def merge(write: Write) -> None:
+    """Carry out the merges in `merging`: the destination's values win, gaps are filled from the sources, events and
+    identifiers move, a merge record is kept, and the source leaves a tombstone.
+
+    Runs before the batch's own rows land, so that these find one person.
+    """
+    con = write.con
+    if not con.execute("SELECT 1 FROM merging LIMIT 1").fetchone():
+        return
+    write.touched = True
+    seq = write.seq
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE sources AS SELECT p.*, m.destination, m.cause FROM lake.profiles p "
+        "JOIN merging m ON m.source = p.profile_id"
+    )
+    gaps = ", ".join(
+        f"coalesce(p.{f}, (arg_min(s.{f}, s.created) FILTER (s.{f} IS NOT NULL))) AS {f}" for f in _FIELDS
+    )
+    grouped = ", ".join(f"p.{f}" for f in _FIELDS)
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE changed AS SELECT s.destination AS profile_id, {seq}::BIGINT AS seq, {gaps}, "
+        "merge_objects(list_reduce(list(s.properties ORDER BY s.created DESC), lambda a, b: merge_objects(a, b)), "
+        "coalesce(p.properties, '{}'::JSON)) AS properties, "
+        "coalesce(p.subscriptions, any_value(s.subscriptions)) AS subscriptions, "
+        "least(p.created, min(s.created)) AS created, now() AS updated, "
+        "greatest(p.last_event_date, max(s.last_event_date)) AS last_event_date, p.profile_id IS NOT NULL AS existed "
+        "FROM sources s LEFT JOIN lake.profiles p ON p.profile_id = s.destination "
+        f"GROUP BY s.destination, p.profile_id, {grouped}, p.properties, p.subscriptions, p.created, p.last_event_date"
+    )
+    replace_with_changed(write)
+    con.execute("DELETE FROM lake.profiles WHERE profile_id IN (SELECT source FROM merging)")
+    con.execute(
+        f"INSERT INTO lake.tombstones SELECT 'profile', source, 'merged', {seq} FROM merging "
+        "WHERE source IN (SELECT profile_id FROM sources)"
+    )
+    _move_identifiers(write)
+    _move_events(write)
+    con.execute(
+        "INSERT INTO lake.merges SELECT uuidv7(), s.profile_id, s.destination, s.cause, now(), coalesce(e.moved, 0), "
+        f"guard_json(to_json({_snapshot()})::VARCHAR), {seq} FROM sources s "
+        "LEFT JOIN (SELECT was, count(*) AS moved FROM moved GROUP BY was) e ON e.was = s.profile_id"
+    )
+
+
+def _snapshot() -> str:
+    names = (*_FIELDS, "properties", "subscriptions", "created", "updated", "last_event_date")
+    return "{" + ", ".join(f"'{n}': {f'unguard(s.{n})' if n in _TEXT else f's.{n}'}" for n in names) + "}"
+
+
+_TEXT = {name for name, kind in PROFILE_FIELDS if kind is Type.TEXT}
+
+
+def _move_identifiers(write: Write) -> None:
+    con, seq = write.con, write.seq
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE renamed AS SELECT i.kind, i.value, m.destination FROM lake.identifiers i "
+        "JOIN merging m ON m.source = i.profile_id"
+    )
+    con.execute("DELETE FROM lake.identifiers WHERE profile_id IN (SELECT source FROM merging)")
+    con.execute(
+        f"INSERT INTO lake.identifiers SELECT kind, value, destination, {seq} FROM renamed "
+        f"UNION ALL SELECT 'profile_id', source::VARCHAR, destination, {seq} FROM merging"
+    )
+
+
+def _move_events(write: Write) -> None:
+    """Re-point events. Where both had the same event (metric and unique id), the first that landed stays."""
+    con, seq = write.con, write.seq
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE moved AS SELECT e.*, e.profile_id AS was, m.destination FROM lake.events e "
+        "JOIN merging m ON m.source = e.profile_id"
+    )
+    if not con.execute("SELECT 1 FROM moved LIMIT 1").fetchone():
+        return
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE doubled AS SELECT event_id FROM ("
+        "SELECT event_id, row_number() OVER (PARTITION BY destination, metric_id, unique_id "
+        "ORDER BY landed_seq, ours, event_id) AS place FROM ("
+        "SELECT event_id, destination, metric_id, unique_id, landed_seq, 1 AS ours FROM moved UNION ALL "
+        "SELECT e.event_id, e.profile_id, e.metric_id, e.unique_id, e.landed_seq, 0 FROM lake.events e "
+        "WHERE e.profile_id IN (SELECT destination FROM merging))) WHERE place > 1"
+    )
+    con.execute(
+        "DELETE FROM lake.events WHERE profile_id IN (SELECT source FROM merging) "
+        "OR event_id IN (SELECT event_id FROM doubled)"
+    )
+    con.execute(
+        f"INSERT INTO lake.events SELECT event_id, {seq}, landed_seq, metric_id, destination, event_time, ingested, "
+        "unique_id, value, value_currency, properties FROM moved WHERE event_id NOT IN (SELECT event_id FROM doubled)"
+    )
+    con.execute(f"INSERT INTO lake.tombstones SELECT 'event', event_id, 'repeated', {seq} FROM doubled")

@@ -1,0 +1,84 @@
+"""Rejections in the store: rows that could not be taken, kept with the reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from isthmus.model.intake import Reason
+from isthmus.store.lake import Lake, Write
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One row that was not taken (or, if `landed`, landed without one identifier). `row_number` counts from the top of
+    the file, a header being row 1."""
+
+    source: str
+    data: str
+    row_number: int
+    column: str
+    reason: Reason
+    message: str
+    payload: str
+    landed: bool = False
+
+
+_COLUMNS = ("source", "data", "row_number", "column", "reason", "message", "payload", "landed")
+
+
+def keep(write: Write, rejections: Sequence[Rejection]) -> None:
+    """Keep these rows. A rejection that is kept already (same source, row and reason) is not kept twice."""
+    if rejections:
+        batch = pa.table({name: [getattr(r, name) for r in rejections] for name in _COLUMNS})
+        write.con.register("refused", batch)
+        try:
+            keep_from(write, "SELECT * FROM refused")
+        finally:
+            write.con.unregister("refused")
+
+
+def keep_from(write: Write, select: str) -> None:
+    """Keep the rows of a SELECT with the columns source, data, row_number, column, reason, message, payload, landed."""
+    con = write.con
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE keeping AS SELECT DISTINCT ON (rejection_id) * FROM (SELECT "
+        'md5(concat_ws(chr(31), source, data, row_number, "column", reason, payload))::UUID AS rejection_id, '
+        'guard(source) AS source, data, row_number::BIGINT AS row_number, guard("column") AS column_name, reason, '
+        f"guard(message) AS message, guard(payload) AS payload, landed FROM ({select}))"
+    )
+    row = con.execute(
+        "SELECT count(*) FROM keeping ANTI JOIN lake.rejections r ON r.rejection_id = keeping.rejection_id"
+    ).fetchone()
+    if row and row[0]:
+        write.touched = True
+        con.execute(
+            f"INSERT INTO lake.rejections SELECT k.*, now(), {write.seq} FROM keeping k "
+            "ANTI JOIN lake.rejections r ON r.rejection_id = k.rejection_id"
+        )
+
+
+def listed(lake: Lake, *, source: str | None, limit: int | None) -> list[dict[str, Any]]:
+    """Rejections, newest first, as plain values."""
+    where = "WHERE source = $source OR starts_with(source, $source || ' ')" if source else ""
+    rows = lake.query(
+        "SELECT id::VARCHAR, source, data, row_number, column_name, reason, message, payload, landed, rejected_at "
+        f"FROM rejections {where} ORDER BY seq DESC, row_number {f'LIMIT {int(limit)}' if limit else ''}",
+        {"source": source} if source else None,
+    )
+    names = ("id", "source", "data", "row", "column", "reason", "message", "payload", "landed", "rejected_at")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def summary(lake: Lake) -> list[tuple[str, str, int]]:
+    """How many rejections per source and reason."""
+    rows = lake.query("SELECT source, reason, count(*) FROM rejections GROUP BY ALL ORDER BY source, reason")
+    return [(str(s), str(r), int(n)) for s, r, n in rows]
+
+
+def tally(rejections: Sequence[Rejection]) -> Counter[str]:
+    return Counter(r.reason.value for r in rejections if not r.landed)
