@@ -86,8 +86,8 @@ class Lake:
         self._lock = writer_lock
 
     @classmethod
-    def open(cls, place: Place) -> Lake:
-        """Attach the store, making or migrating it if need be.
+    def open(cls, place: Place, *, read_only: bool = False) -> Lake:
+        """Attach the store, making or migrating it if need be; with `read_only` it must be there already.
 
         Raises StoreMissing, StoreTooNew, StoreBusy. Two processes may have one store open at a time, both embedded and
         scaled: readers never wait, writers take turns.
@@ -108,10 +108,14 @@ class Lake:
                 if place.database_url
                 else lock.FileLock(place.root / "store" / "writer.lock", place.lock_timeout_s)
             )
-            with writer_lock.held():  # two first openings at once must not both make the catalog
-                _attach(con, place)
-                lake = cls(con, place, writer_lock)
-                schema.migrate(con)
+            lake = cls(con, place, writer_lock)
+            if not _is_made(place) or not read_only:
+                with writer_lock.held():  # two first openings at once must not both make the catalog
+                    _attach(con, place)
+                    schema.migrate(con)
+            if read_only:
+                con.execute("DETACH DATABASE IF EXISTS lake")
+                _attach(con, place, ", READ_ONLY")
             schema.session(con)
             return lake
         except duckdb.Error as e:
@@ -228,13 +232,13 @@ def sync_file_system(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _attach(con: duckdb.DuckDBPyConnection, place: Place) -> None:
+def _attach(con: duckdb.DuckDBPyConnection, place: Place, options: str = "") -> None:
     if place.database_url is None:
         catalog = place.root / "store" / "catalog.sqlite"
         data = place.root / "store" / "data"
         con.execute(
             f"ATTACH {duck.literal(f'ducklake:sqlite:{catalog}')} AS lake (DATA_PATH {duck.literal(f'{data}/')}, "
-            "DATA_INLINING_ROW_LIMIT 0, META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 20000)"
+            f"DATA_INLINING_ROW_LIMIT 0, META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 20000{options})"
         )
         return
     if place.storage_url is None or place.s3 is None:
@@ -242,7 +246,7 @@ def _attach(con: duckdb.DuckDBPyConnection, place: Place) -> None:
     endpoint = place.s3.endpoint
     bare = endpoint.split("://", 1)[-1].rstrip("/")
     con.execute(
-        "CREATE SECRET isthmus_s3 (TYPE s3, KEY_ID $key, SECRET $secret, REGION $region"
+        "CREATE OR REPLACE SECRET isthmus_s3 (TYPE s3, KEY_ID $key, SECRET $secret, REGION $region"
         + (f", ENDPOINT {duck.literal(bare)}, URL_STYLE 'path'" if bare else "")
         + (", USE_SSL false" if endpoint.startswith("http://") else "")
         + ")",
@@ -256,8 +260,12 @@ def _attach(con: duckdb.DuckDBPyConnection, place: Place) -> None:
     con.execute(
         f"ATTACH {duck.literal(f'ducklake:postgres:{conninfo}')} AS lake "
         f"(DATA_PATH {duck.literal(place.storage_url.rstrip('/') + '/data/')}, DATA_INLINING_ROW_LIMIT 0, "
-        f"METADATA_SCHEMA {duck.literal(lock.CATALOG_SCHEMA)})"
+        f"METADATA_SCHEMA {duck.literal(lock.CATALOG_SCHEMA)}{options})"
     )
+
+
+def _is_made(place: Place) -> bool:
+    return place.database_url is not None or (place.root / "store" / "catalog.sqlite").exists()
 
 
 def _make_folders(place: Place) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from isthmus import duck
 from isthmus.model.intake import Reason
 from isthmus.store.lake import Lake, Write
 
@@ -64,7 +66,7 @@ def keep_from(write: Write, select: str) -> None:
 
 def listed(lake: Lake, *, source: str | None, limit: int | None) -> list[dict[str, Any]]:
     """Rejections, newest first, as plain values."""
-    where = "WHERE source = $source OR starts_with(source, $source || ' ')" if source else ""
+    where = "WHERE source = $source" if source else ""
     rows = lake.query(
         "SELECT id::VARCHAR, source, data, row_number, column_name, reason, message, payload, landed, rejected_at "
         f"FROM rejections {where} ORDER BY seq DESC, row_number {f'LIMIT {int(limit)}' if limit else ''}",
@@ -72,6 +74,16 @@ def listed(lake: Lake, *, source: str | None, limit: int | None) -> list[dict[st
     )
     names = ("id", "source", "data", "row", "column", "reason", "message", "payload", "landed", "rejected_at")
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def write_to(lake: Lake, file: Path, *, source: str | None) -> int:
+    """Write rejections to a JSON lines file, oldest first; how many there were."""
+    where = f"WHERE source = {duck.literal(source)}" if source else ""
+    rows = lake.query(
+        "COPY (SELECT id, source, data, row_number AS row, column_name AS \"column\", reason, message, payload, landed, "
+        f"rejected_at FROM rejections {where} ORDER BY seq, row_number) TO {duck.literal(str(file))} (FORMAT json)"
+    )
+    return int(rows[0][0])
 
 
 def summary(lake: Lake) -> list[tuple[str, str, int]]:

@@ -13,6 +13,9 @@ from isthmus.model.tables import PROFILE_FIELDS
 MIGRATIONS = ("0001_tables.sql",)
 """In order; a store's version is how many of them it has seen. Never edit one that was released."""
 
+VIEWS = ("profiles", "events", "metrics", "identifiers", "merges", "rejections")
+"""What `isthmus query` reads."""
+
 
 def version(con: duckdb.DuckDBPyConnection) -> int:
     """How many migrations the attached lake has seen."""

@@ -1,0 +1,217 @@
+"""Connections and exports as code: a YAML file made true."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from isthmus.app import App
+from isthmus.exports import plan
+from isthmus.ledger import connections, syncs
+from isthmus.ledger.database import Change, Tx
+from isthmus.model.errors import InvalidInput
+from isthmus.model.work import Selection, Sync, SyncState
+from isthmus.secrets import Secret, resolve
+from isthmus.warehouses import kinds
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Connection(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field(min_length=1, max_length=100)
+    kind: str
+
+
+class _Events(_Part):
+    metrics: Literal["all"] | list[str] = "all"
+    exclude_integrations: list[str] = []
+
+
+class _Export(_Part):
+    name: str = Field(min_length=1, max_length=100)
+    connection: str
+    profiles: bool = True
+    events: bool | _Events = True
+    history: str | int = "all"
+    schedule: str = "hourly"
+    table_prefix: str = Field(default="klaviyo_", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,40}$")
+
+
+class _Document(_Part):
+    connections: list[_Connection] = []
+    exports: list[_Export] = []
+    imports: list[Any] = []
+    mailboxes: list[Any] = []
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One thing of the file and what became of it (or would: with `plan`)."""
+
+    what: str
+    name: str
+    change: Change
+
+
+def apply(app: App, file: Path, *, plan_only: bool, environ: dict[str, str]) -> list[Applied]:
+    """Make the connections and exports of the file be as it says; others are left alone. All of it or nothing.
+
+    Applying twice changes nothing the second time. With `plan_only` it says what would change. Relative paths in the
+    file are relative to it. Raises InvalidInput naming the line or field that is wrong.
+    """
+    document = _read(file)
+    folder = file.absolute().parent
+    moment = app.now()
+    configs = [(c, *_fields(c, folder, environ)) for c in document.connections]
+    opened = app.ledger.rehearsal() if plan_only else app.ledger.transaction()
+    done: list[Applied] = []
+    with opened as tx:
+        for connection, plain, secrets in configs:
+            _, change = connections.put(
+                tx,
+                name=connection.name,
+                kind=connection.kind,
+                fields=plain,
+                secrets=secrets,
+                seal=app.seal,
+                at=moment,
+                incidental=_INCIDENTAL,
+            )
+            done.append(Applied("connection", connection.name, change))
+        for export in document.exports:
+            selection = _selection(export)
+            plan.events_since(selection.history, moment)
+            connection_id = connections.named(tx, export.connection).connection_id
+            _require_own_tables(tx, export.name, connection_id, selection)
+            _, change = syncs.apply_export(
+                tx,
+                name=export.name,
+                connection_id=connection_id,
+                selection=selection,
+                schedule=_schedule(export.schedule),
+                at=moment,
+            )
+            done.append(Applied("export", export.name, change))
+    return done
+
+
+_INCIDENTAL = ("username", "sslmode", "import_schema", "temp_schema")
+"""Fields that may change without the tables being others."""
+
+
+def _read(file: Path) -> _Document:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as e:
+        raise InvalidInput(f"{file} cannot be read: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise InvalidInput(f"{file} is not UTF-8") from e
+    try:
+        raw = yaml.load(text, Loader=_Strict)
+    except yaml.YAMLError as e:
+        raise InvalidInput(f"{file} is not valid YAML: {e}") from e
+    if not isinstance(raw, Mapping):
+        raise InvalidInput(f"{file} holds no connections or exports", hint="see docs/reference/apply.md")
+    try:
+        document = _Document.model_validate(raw)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"{file}: {where}: {first['msg']}", hint="see docs/reference/apply.md") from None
+    for name, later in (("imports", document.imports), ("mailboxes", document.mailboxes)):
+        if later:
+            raise InvalidInput(f"{file}: {name} cannot be applied yet", hint=f"take {name} out of the file for now")
+    for what, names in (
+        ("connection", [c.name for c in document.connections]),
+        ("export", [e.name for e in document.exports]),
+    ):
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidInput(f"{file}: the {what} {name!r} stands twice")
+    return document
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, not a silent loss of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {name!r} stands twice")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _fields(
+    connection: _Connection, folder: Path, environ: dict[str, str]
+) -> tuple[dict[str, Any], dict[str, Secret]]:
+    """The plain and the secret fields of a connection, checked by its connector."""
+    secret_names = {f.name for f in kinds.fields(connection.kind) if f.secret}
+    plain: dict[str, Any] = {}
+    secrets: dict[str, Secret] = {}
+    for name, value in (connection.model_extra or {}).items():
+        if name in secret_names and value is not None:
+            secrets[name] = resolve(value, folder=folder, environ=environ)
+        else:
+            plain[name] = value
+    if connection.kind == "duckdb" and isinstance(plain.get("path"), str):
+        plain["path"] = str((folder / Path(plain["path"]).expanduser()).resolve())
+    kinds.build(connection.kind, {**plain, **secrets})
+    return plain, secrets
+
+
+def _selection(export: _Export) -> Selection:
+    events = export.events
+    if isinstance(events, bool):
+        metrics, excluded = None, ()
+    else:
+        metrics = None if events.metrics == "all" else tuple(events.metrics)
+        excluded = tuple(events.exclude_integrations)
+    if not export.profiles and events is False:
+        raise InvalidInput(f"the export {export.name!r} carries nothing", hint="set profiles or events")
+    return Selection(
+        profiles=export.profiles,
+        events=events is not False,
+        metrics=metrics,
+        exclude_integrations=excluded,
+        history=str(export.history),
+        table_prefix=export.table_prefix,
+    )
+
+
+def _schedule(text: str) -> str:
+    if not text.strip():
+        raise InvalidInput("a schedule is empty", hint="write hourly, every 5m, a cron line or manual")
+    return text.strip()
+
+
+def _require_own_tables(tx: Tx, name: str, connection_id: str, selection: Selection) -> None:
+    """Two exports must not write the same tables: each would undo the other's."""
+
+    def written(s: Selection) -> set[str]:
+        return {p for p, there in (("profiles", s.profiles), ("events", s.events)) if there}
+
+    for other in syncs.of(tx, connection_id):
+        if _same_tables(other, name, selection) and written(other.selection) & written(selection):
+            raise InvalidInput(
+                f"the exports {name!r} and {other.name!r} would write the same tables",
+                hint="give one of them another table_prefix, or another connection",
+            )
+
+
+def _same_tables(other: Sync, name: str, selection: Selection) -> bool:
+    return (
+        other.name != name
+        and other.state is not SyncState.DISABLED
+        and other.selection.table_prefix.lower() == selection.table_prefix.lower()
+    )

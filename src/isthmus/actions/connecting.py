@@ -1,0 +1,48 @@
+"""What a person does with a connection: list it, check it, get its set-up script, remove it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from isthmus.app import App
+from isthmus.exports.deliver import tables_of
+from isthmus.ledger import checks, connections, syncs
+from isthmus.ledger.connections import StoredConnection
+from isthmus.model.checks import Check
+from isthmus.model.tables import ALL, named
+from isthmus.model.work import ConnectionState
+
+
+def list_connections(app: App) -> list[StoredConnection]:
+    with app.ledger.reading() as tx:
+        return connections.every(tx)
+
+
+def check_connection(app: App, name: str) -> Iterator[Check]:
+    """Ask the connection's questions, giving each answer as it comes; then keep them all, and the state they mean."""
+    connection = app.connection(name)
+    answers = []
+    for check in app.config(connection).check():
+        answers.append(check)
+        yield check
+    state = ConnectionState.ENABLED if all(a.passed for a in answers) else ConnectionState.UNABLE
+    with app.ledger.transaction() as tx:
+        checks.keep(tx, connection.connection_id, answers, at=app.now())
+        connections.set_state(tx, connection.connection_id, state, at=app.now())
+
+
+def setup_script(app: App, name: str) -> str:
+    """What the warehouse's administrator runs once for this connection and its exports."""
+    connection = app.connection(name)
+    with app.ledger.reading() as tx:
+        own = syncs.of(tx, connection.connection_id)
+    tables = {
+        t.name: t for s in own for t in (named(t, s.selection.table_prefix) for t in tables_of(s.selection))
+    } or {t.name: t for t in (named(t, "klaviyo_") for t in ALL)}
+    return app.config(connection).setup_script(list(tables.values()))
+
+
+def remove_connection(app: App, name: str) -> StoredConnection:
+    """Disable a connection and its syncs. Their history stays; nothing in the warehouse is touched."""
+    with app.ledger.transaction() as tx:
+        return connections.remove(tx, name, at=app.now())

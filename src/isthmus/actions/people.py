@@ -1,0 +1,87 @@
+"""What a person does about people: find one, show what is known, erase; and load files of them and their events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from isthmus.actions.syncing import tidy
+from isthmus.app import App
+from isthmus.imports import load as files
+from isthmus.imports.load import Report
+from isthmus.ledger import syncs
+from isthmus.model.errors import InvalidInput
+from isthmus.model.intake import Counts
+from isthmus.model.mapping import Data, Mapping, parse
+from isthmus.store import people, rejections
+from isthmus.store.people import Person
+
+
+def load_file(
+    app: App,
+    file: Path,
+    data: Data,
+    *,
+    mapping_file: Path | None = None,
+    metric: str | None = None,
+    delimiter: str | None = None,
+    report: Report = lambda done, total: None,
+) -> Counts:
+    """Land a local file. See `imports.load.load`."""
+    mapping = _mapping(mapping_file, data) if mapping_file else None
+    counts = files.load(
+        app.lake,
+        file,
+        data,
+        mapping=mapping,
+        metric=metric,
+        delimiter=delimiter,
+        phone_region=app.settings.phone_region,
+        report=report,
+    )
+    tidy(app)
+    return counts
+
+
+def _mapping(file: Path, data: Data) -> Mapping:
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise InvalidInput(f"the mapping {file} cannot be read: {e}") from e
+    except yaml.YAMLError as e:
+        raise InvalidInput(f"the mapping {file} is not valid YAML: {e}") from e
+    if isinstance(document, dict) and set(document) == {"mapping"}:
+        document = document["mapping"]
+    return parse(document, data)
+
+
+def show_person(app: App, key: str) -> tuple[Person, list[dict[str, Any]]]:
+    """Everything known of a person, and which exports have delivered their present profile."""
+    profile_id = people.find(app.lake, key, phone_region=app.settings.phone_region)
+    person = people.show(app.lake, profile_id)
+    with app.ledger.reading() as tx:
+        delivered = [
+            {"sync": s.name, "delivered": s.selection.profiles and s.watermark >= person.profile["seq"]}
+            for s in syncs.every(tx)
+        ]
+    return person, delivered
+
+
+def erase_person(app: App, key: str) -> dict[str, int]:
+    """Erase a person here at once, on disk included; every warehouse follows with the next run of its sync."""
+    profile_id = people.find(app.lake, key, phone_region=app.settings.phone_region)
+    removed = people.erase(app.lake, profile_id)
+    tidy(app, erase_now=True)
+    return removed
+
+
+def list_rejections(app: App, *, source: str | None, limit: int | None) -> list[dict[str, Any]]:
+    """Rows that were not taken, newest first, of one source (a file's or sync's name) or of all."""
+    return rejections.listed(app.lake, source=source, limit=limit)
+
+
+def export_rejections(app: App, file: Path, *, source: str | None) -> int:
+    """Write rejections to a JSON lines file, the original rows included. How many there were."""
+    return rejections.write_to(app.lake, file, source=source)

@@ -1,0 +1,122 @@
+"""What every command shares: its two options, the app, errors, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from isthmus.app import App
+from isthmus.model.errors import IsthmusError
+from isthmus.settings import Settings
+
+Home = Annotated[Path | None, typer.Option("--home", help="The home folder; goes before ISTHMUS_HOME.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def opened(home: Path | None, as_json: bool) -> Iterator[App]:
+    """The app for one command. An error of ours is told, with what to do, and ends the command with exit code 1."""
+    try:
+        with App(Settings.load(home=home)) as app:
+            yield app
+    except IsthmusError as e:
+        tell(e, as_json)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        err.print("Stopped. What was finished is kept; the same command goes on from there.")
+        raise typer.Exit(1) from None
+    except OSError as e:
+        if e.errno != 28:
+            raise
+        tell(IsthmusError("the disk is full", hint="free some space and run the same command again"), as_json)
+        raise typer.Exit(1) from None
+
+
+def tell(e: IsthmusError, as_json: bool) -> None:
+    """Say what went wrong and what to do."""
+    if as_json:
+        print_json(e.as_dict())
+        return
+    err.print(f"[bold red]Error:[/] {_safe(e.summary)}", soft_wrap=True)
+    for part in (e.vendor.strip(), e.hint):
+        if part:
+            err.print(f"  {_safe(part)}", soft_wrap=True, style="dim" if part != e.hint else "")
+
+
+def print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, default=_plain, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
+    """A table, or the sentence `empty`."""
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    count = 0
+    for row in rows:
+        table.add_row(*(_safe(shown(cell)) for cell in row))
+        count += 1
+    if count:
+        out.print(table)
+    else:
+        out.print(empty)
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        case int():
+            return f"{value:,}"
+        case Enum():
+            return str(value.value)
+    return str(value)
+
+
+@contextmanager
+def progress(title: str, *, quiet: bool) -> Iterator[Any]:
+    """A bar on stderr; call what it gives with (done, total or None). Nothing is shown where nobody looks."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def step(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield step
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value
+    return str(value)
+
+
+def _safe(text: str) -> str:
+    """Text as it is: brackets are no markup, control characters reach no terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text).replace("[", "\\[")

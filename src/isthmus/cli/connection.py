@@ -1,0 +1,71 @@
+"""`isthmus connection`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import typer
+
+from isthmus.actions import connecting
+from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows
+
+commands = typer.Typer(no_args_is_help=True)
+
+
+@commands.command("list")
+def list_(home: Home = None, as_json: Json = False) -> None:
+    """List the connections with their states."""
+    with opened(home, as_json) as app:
+        found = connecting.list_connections(app)
+        rows = [
+            {"name": c.name, "kind": c.kind, "state": c.state, "checked_at": c.checked_at, "fields": c.fields}
+            for c in found
+        ]
+        if as_json:
+            print_json(rows)
+        else:
+            print_rows(
+                ("name", "kind", "state", "checked"),
+                [(r["name"], r["kind"], r["state"], r["checked_at"]) for r in rows],
+                empty="No connections yet. Describe one in a file and `isthmus apply` it.",
+            )
+
+
+@commands.command()
+def check(name: str, home: Home = None, as_json: Json = False) -> None:
+    """Ask, question by question, whether a connection can do its work."""
+    with opened(home, as_json) as app:
+        answers = []
+        for answer in connecting.check_connection(app, name):
+            answers.append(answer)
+            if not as_json:
+                out.print(f"[{'green' if answer.passed else 'red'}]{'✓' if answer.passed else '✗'}[/] {answer.question}")
+                for line in (answer.detail, answer.hint, answer.statement) if not answer.passed else ():
+                    if line:
+                        out.print(f"    {line}", markup=False)
+        if as_json:
+            print_json([dataclasses.asdict(a) for a in answers])
+        if not all(a.passed for a in answers):
+            raise typer.Exit(1)
+
+
+@commands.command()
+def script(name: str, home: Home = None, as_json: Json = False) -> None:
+    """Print the set-up script for the warehouse's administrator. It holds no secret and may be run twice."""
+    with opened(home, as_json) as app:
+        text = connecting.setup_script(app, name)
+        if as_json:
+            print_json({"name": name, "script": text})
+        else:
+            print(text)
+
+
+@commands.command()
+def remove(name: str, home: Home = None, as_json: Json = False) -> None:
+    """Disable a connection and its syncs; their history stays, and nothing in the warehouse is touched."""
+    with opened(home, as_json) as app:
+        connecting.remove_connection(app, name)
+        if as_json:
+            print_json({"name": name, "state": "disabled"})
+        else:
+            out.print(f"Removed. The syncs of {name} are disabled; applying the connection again brings it back.")

@@ -1,0 +1,218 @@
+"""`isthmus sync`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from isthmus.actions import syncing
+from isthmus.cli import run as run_words
+from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows, progress, shown
+from isthmus.exports.prove import Proof
+from isthmus.model.work import Sync
+
+commands = typer.Typer(no_args_is_help=True)
+
+
+def described(sync: Sync) -> dict[str, Any]:
+    """A sync as plain values, for JSON."""
+    return {
+        "name": sync.name,
+        "connection": sync.connection_name,
+        "direction": "export",
+        "state": sync.state,
+        "schedule": sync.schedule,
+        "complete_up_to": sync.fresh_at,
+        "watermark": sync.watermark,
+        "generation": sync.generation,
+        "profiles": sync.selection.profiles,
+        "events": sync.selection.events,
+        "metrics": "all" if sync.selection.metrics is None else list(sync.selection.metrics),
+        "exclude_integrations": list(sync.selection.exclude_integrations),
+        "history": sync.selection.history,
+        "tables": sync.selection.table_prefix + "*",
+    }
+
+
+@commands.command("list")
+def list_(home: Home = None, as_json: Json = False) -> None:
+    """List the syncs: what goes where, and up to when it is complete."""
+    with opened(home, as_json) as app:
+        found = syncing.list_syncs(app)
+        if as_json:
+            print_json([described(s) for s in found])
+        else:
+            print_rows(
+                ("name", "connection", "state", "schedule", "complete up to"),
+                [(s.name, s.connection_name, s.state, s.schedule, s.fresh_at) for s in found],
+                empty="No syncs yet. Describe one in a file and `isthmus apply` it.",
+            )
+
+
+@commands.command()
+def show(name: str, home: Home = None, as_json: Json = False) -> None:
+    """Show one sync with its newest runs."""
+    with opened(home, as_json) as app:
+        sync, runs = syncing.show_sync(app, name)
+        if as_json:
+            print_json({**described(sync), "runs": [run_words.described(r) for r in runs]})
+            return
+        for label, value in described(sync).items():
+            print_value(label, value)
+        out.print()
+        run_words.print_runs(runs)
+
+
+def print_value(label: str, value: object) -> None:
+    out.print(f"{label.replace('_', ' '):22}{shown(value)}", markup=False)
+
+
+@commands.command()
+def preview(name: str, home: Home = None, as_json: Json = False) -> None:
+    """Say what a run would send now. Sends nothing."""
+    with opened(home, as_json) as app:
+        found = syncing.preview_sync(app, name)
+        if as_json:
+            print_json(found)
+        else:
+            print_rows(
+                ("table", "rows", "deletions"),
+                [(f["table"], f["rows"], f["deletions"]) for f in found],
+                empty="Nothing.",
+            )
+
+
+@commands.command()
+def run(
+    name: str,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end. (Runs end in this process for now.)")] = True,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a warehouse up to date now. Goes on with a run that was cut off."""
+    with opened(home, as_json) as app:
+        with progress(f"Delivering {name}", quiet=as_json) as step:
+            done = syncing.run_sync(app, name, report=lambda r, rows: step(rows, max(r.rows_total, rows)))
+        if as_json:
+            print_json({"sync": name, "changed": done is not None, "run": run_words.described(done) if done else None})
+        elif done is None:
+            out.print(f"{name} is up to date: nothing had changed, and the warehouse was not opened.")
+        else:
+            out.print(f"{name}: {done.rows_done:,} rows delivered in a {done.kind.value} run ({done.run_id}).")
+
+
+@commands.command()
+def pause(name: str, home: Home = None, as_json: Json = False) -> None:
+    """Stop a sync at its next chunk; nothing delivered is undone."""
+    with opened(home, as_json) as app:
+        _tell_state(syncing.pause_sync(app, name), as_json)
+
+
+@commands.command()
+def resume(name: str, home: Home = None, as_json: Json = False) -> None:
+    """Let a paused sync go on where it was stopped."""
+    with opened(home, as_json) as app:
+        _tell_state(syncing.resume_sync(app, name), as_json)
+
+
+@commands.command()
+def reactivate(name: str, home: Home = None, as_json: Json = False) -> None:
+    """Enable a sync and deliver its whole history again, in place of what is there."""
+    with opened(home, as_json) as app:
+        _tell_state(syncing.reactivate_sync(app, name), as_json)
+
+
+def _tell_state(sync: Sync, as_json: bool) -> None:
+    if as_json:
+        print_json(described(sync))
+    else:
+        out.print(f"{sync.name} is {sync.state.value}.", markup=False)
+
+
+@commands.command()
+def verify(name: str, home: Home = None, as_json: Json = False) -> None:
+    """Prove that the warehouse holds what the store does: counts and checksums of both sides, per window.
+
+    Exit code 1 when they differ.
+    """
+    with opened(home, as_json) as app:
+        proof = syncing.verify_sync(app, name)
+        if as_json:
+            print_json(proof_described(proof))
+        else:
+            print_proof(proof)
+        if not proof.equal:
+            raise typer.Exit(1)
+
+
+@commands.command()
+def repair(name: str, home: Home = None, as_json: Json = False) -> None:
+    """Verify, deliver again just the windows that differ, and verify again."""
+    with opened(home, as_json) as app:
+        with progress(f"Repairing {name}", quiet=as_json) as step:
+            before, done, after = syncing.repair_sync(
+                app, name, report=lambda r, rows: step(rows, max(r.rows_total, rows))
+            )
+        if as_json:
+            print_json(
+                {
+                    "before": proof_described(before),
+                    "run": run_words.described(done) if done else None,
+                    "after": proof_described(after),
+                }
+            )
+        elif done is None:
+            print_proof(before)
+        else:
+            out.print(f"{sum(not w.equal for w in before.windows)} windows differed; {done.rows_done:,} rows sent again.")
+            print_proof(after)
+        if not after.equal:
+            raise typer.Exit(1)
+
+
+def proof_described(proof: Proof) -> dict[str, Any]:
+    """A proof as plain values, for JSON. Checksums are texts: they are larger than some JSON readers' numbers."""
+    return {
+        "sync": proof.sync,
+        "equal": proof.equal,
+        "watermark": proof.watermark,
+        "rows": proof.rows,
+        "windows": [
+            {
+                "table": w.table,
+                "window": str(w.window),
+                "after": w.window.after,
+                "upto": w.window.upto,
+                "equal": w.equal,
+                "outside": w.outside,
+                "store_rows": w.store.rows,
+                "warehouse_rows": w.warehouse.rows,
+                "store_checksum": str(w.store.checksum),
+                "warehouse_checksum": str(w.warehouse.checksum),
+            }
+            for w in proof.windows
+        ],
+    }
+
+
+def print_proof(proof: Proof) -> None:
+    """Per table one line if all is equal, else the windows that differ."""
+    tables = list(dict.fromkeys(w.table for w in proof.windows))
+    for table in tables:
+        windows = [w for w in proof.windows if w.table == table]
+        bad = [w for w in windows if not w.equal]
+        rows = sum(w.store.rows for w in windows)
+        mark = "[green]✓[/]" if not bad else "[red]✗[/]"
+        end = "equal on both sides" if not bad else f"{len(bad)} differ"
+        out.print(f"{mark} {table}: {rows:,} rows in {len(windows)} windows, {end}")
+        for w in bad:
+            where = "rows that no delivery explains" if w.outside else f"window {w.window}"
+            what = "same count, other contents" if w.store.rows == w.warehouse.rows else (
+                f"store {w.store.rows:,} rows, warehouse {w.warehouse.rows:,}"
+            )
+            out.print(f"    {where}: {what}", markup=False)
+    if proof.equal:
+        out.print(f"Proven: store and warehouse are equal, {proof.rows:,} rows.")
+    else:
+        out.print(f"They differ. `isthmus sync repair {proof.sync}` delivers just those windows again.", markup=False)

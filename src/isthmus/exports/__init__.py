@@ -1,0 +1,1 @@
+"""Outwards: plan → extract → load → advance; and the proof that both sides are equal."""

@@ -1,0 +1,162 @@
+"""The tables of the ledger, the same on SQLite and PostgreSQL.
+
+The migrations make them; a test proves that both say the same. `HEAD` is the newest migration: an open ledger that is
+already there is used without loading the migration tool.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+from isthmus.model.work import ACTIVE
+
+HEAD = "0001"
+VERSION_TABLE = "ledger_version"
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC time with microseconds. SQLite keeps no zone, so it is taken off on the way in and put back."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("times in the ledger are aware")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pk",
+        "fk": "%(table_name)s_%(column_0_name)s_fk",
+        "uq": "%(table_name)s_%(column_0_N_name)s_once",
+        "ix": "%(table_name)s_by_%(column_0_N_name)s",
+    }
+)
+
+connections = Table(
+    "connections",
+    metadata,
+    Column("connection_id", String, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("kind", String, nullable=False),
+    Column("fields", JSON, nullable=False),  # plain fields by name
+    Column("sealed", JSON, nullable=False),  # secret fields by name, each sealed
+    Column("state", String, nullable=False),
+    Column("checked_at", Instant),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+
+checks = Table(
+    "checks",
+    metadata,
+    Column("check_id", Integer, primary_key=True),
+    Column("connection_id", ForeignKey(connections.c.connection_id), nullable=False, index=True),
+    Column("at", Instant, nullable=False),
+    Column("answers", JSON, nullable=False),
+)
+
+syncs = Table(
+    "syncs",
+    metadata,
+    Column("sync_id", String, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("connection_id", ForeignKey(connections.c.connection_id), nullable=False, index=True),
+    Column("selection", JSON, nullable=False),
+    Column("schedule", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("watermark", BigInteger, nullable=False),
+    Column("snapshot_id", BigInteger),
+    Column("fresh_at", Instant),
+    Column("events_since", Instant),
+    Column("connected_seq", BigInteger),  # NULL while the generation has no scope yet
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("sync_id", ForeignKey(syncs.c.sync_id), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("seqs_after", BigInteger, nullable=False),
+    Column("seqs_upto", BigInteger, nullable=False),
+    Column("snapshot_id", BigInteger, nullable=False),
+    Column("snapshot_at", Instant, nullable=False),
+    Column("planned_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Column("rows_total", BigInteger, nullable=False),
+    Column("rows_done", BigInteger, nullable=False),
+)
+
+_active = text("state IN ({})".format(", ".join(f"'{state}'" for state in ACTIVE)))
+Index("one_active_run", runs.c.sync_id, unique=True, sqlite_where=_active, postgresql_where=_active)
+Index("runs_by_sync_id_planned_at", runs.c.sync_id, runs.c.planned_at)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("run_id", ForeignKey(runs.c.run_id), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("table_name", String, nullable=False),
+    Column("part", String, nullable=False),
+    Column("seqs_after", BigInteger, nullable=False),
+    Column("seqs_upto", BigInteger, nullable=False),
+    Column("batch_id", String, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("adds_only", Boolean, nullable=False),
+    Column("done", Boolean, nullable=False),
+    Column("replaces", Boolean, nullable=False),
+    Column("replaces_after", BigInteger),
+    Column("replaces_upto", BigInteger),
+    UniqueConstraint("run_id", "batch_id"),
+)
+
+run_errors = Table(
+    "run_errors",
+    metadata,
+    Column("error_id", Integer, primary_key=True),
+    Column("run_id", ForeignKey(runs.c.run_id), nullable=False, index=True),
+    Column("at", Instant, nullable=False),
+    Column("chunk", String, nullable=False),
+    Column("summary", String, nullable=False),
+    Column("code", String, nullable=False),
+    Column("vendor", String, nullable=False),
+    Column("hint", String, nullable=False),
+    Column("retryable", Boolean, nullable=False),
+)

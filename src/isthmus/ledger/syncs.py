@@ -1,0 +1,213 @@
+"""Syncs: what is to be kept up to date where, and how far that has got."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, insert, or_, select, update
+
+from isthmus.ledger.database import Change, Tx, new_id
+from isthmus.ledger.names import unknown
+from isthmus.ledger.schema import connections, runs, syncs
+from isthmus.model.errors import InvalidInput
+from isthmus.model.work import ACTIVE, ConnectionState, RunState, Scope, Selection, Sync, SyncState
+
+_BEGINNING = {"watermark": 0, "snapshot_id": None, "fresh_at": None, "events_since": None, "connected_seq": None}
+
+
+def apply_export(
+    tx: Tx, *, name: str, connection_id: str, selection: Selection, schedule: str, at: datetime
+) -> tuple[Sync, Change]:
+    """Make the export `name` be as given. What is the same already is left alone and reported as unchanged.
+
+    Another selection or connection restarts the sync (see `restart`); another schedule does not. A disabled sync
+    becomes Enabled, a paused one stays paused. Raises InvalidInput if the connection is unknown or removed.
+    """
+    state = tx.scalar(
+        select(connections.c.state).where(connections.c.connection_id == connection_id).with_for_update(read=True)
+    )
+    if state is None or state == ConnectionState.DISABLED:
+        raise InvalidInput(f"the connection of the export {name!r} is not there any more", hint="apply it again")
+    sync_id = tx.scalar(select(syncs.c.sync_id).where(syncs.c.name == name).with_for_update())
+    if sync_id is None:
+        sync_id = new_id("sync")
+        tx.execute(
+            insert(syncs).values(
+                sync_id=sync_id,
+                name=name,
+                connection_id=connection_id,
+                selection=asdict(selection),
+                schedule=schedule,
+                state=SyncState.ENABLED,
+                generation=1,
+                created_at=at,
+                updated_at=at,
+                **_BEGINNING,
+            )
+        )
+        return by_id(tx, sync_id), Change.CREATED
+    was = by_id(tx, sync_id)
+    again = _meaning(was.selection) != _meaning(selection) or was.connection_id != connection_id
+    if not again and was.schedule == schedule and was.state != SyncState.DISABLED:
+        return was, Change.UNCHANGED
+    tx.execute(
+        update(syncs)
+        .where(syncs.c.sync_id == sync_id)
+        .values(
+            connection_id=connection_id,
+            selection=asdict(selection),
+            schedule=schedule,
+            state=SyncState.PAUSED if was.state == SyncState.PAUSED else SyncState.ENABLED,
+            updated_at=at,
+        )
+    )
+    if again:
+        return restart(tx, sync_id, at=at), Change.RESTARTED
+    return by_id(tx, sync_id), Change.CHANGED
+
+
+def restart(tx: Tx, sync_id: str, *, at: datetime) -> Sync:
+    """Begin a new generation: nothing counts as delivered, there is no scope yet, the history will be sent again.
+
+    A run under way is cancelled: it belongs to what the sync was before.
+    """
+    tx.execute(
+        update(syncs)
+        .where(syncs.c.sync_id == sync_id)
+        .values(generation=syncs.c.generation + 1, updated_at=at, **_BEGINNING)
+    )
+    _end_run(tx, sync_id, at)
+    return by_id(tx, sync_id)
+
+
+def set_state(tx: Tx, sync_id: str, state: SyncState, *, at: datetime) -> Sync:
+    """Enable or pause a sync. Raises InvalidInput if it is disabled: only applying it again brings it back."""
+    was = by_id(tx, sync_id, lock=True)
+    if was.state == SyncState.DISABLED and state != SyncState.DISABLED:
+        raise InvalidInput(
+            f"the sync {was.name!r} is disabled: its connection was removed", hint="apply both again to bring it back"
+        )
+    tx.execute(update(syncs).where(syncs.c.sync_id == sync_id).values(state=state, updated_at=at))
+    return by_id(tx, sync_id)
+
+
+def disable(tx: Tx, sync_id: str, *, at: datetime) -> Sync:
+    """Disable a sync because its connection is removed, and cancel its run under way. How far it got is kept."""
+    sync = set_state(tx, sync_id, SyncState.DISABLED, at=at)
+    _end_run(tx, sync_id, at)
+    return sync
+
+
+def set_scope(tx: Tx, sync_id: str, scope: Scope, *, generation: int, at: datetime) -> Sync:
+    """Fix the bounds of a generation. The first to do so wins; what is fixed stays as it is."""
+    tx.execute(
+        update(syncs)
+        .where(
+            syncs.c.sync_id == sync_id,
+            syncs.c.generation == generation,
+            syncs.c.connected_seq.is_(None),
+        )
+        .values(events_since=scope.events_since, connected_seq=scope.connected_seq, updated_at=at)
+    )
+    return by_id(tx, sync_id)
+
+
+def advance(
+    tx: Tx, sync_id: str, *, generation: int, watermark: int, snapshot_id: int, fresh_at: datetime, at: datetime
+) -> bool:
+    """Say that everything up to `watermark` is in the warehouse. False, and nothing changed, if that is no news.
+
+    It is none if the sync has another generation by now, or is further or fresher already: a watermark never goes back.
+    """
+    result = tx.execute(
+        update(syncs)
+        .where(
+            syncs.c.sync_id == sync_id,
+            syncs.c.generation == generation,
+            syncs.c.watermark <= watermark,
+            or_(syncs.c.fresh_at.is_(None), syncs.c.fresh_at <= fresh_at),
+        )
+        .values(watermark=watermark, snapshot_id=snapshot_id, fresh_at=fresh_at, updated_at=at)
+    )
+    return bool(result.rowcount)
+
+
+def named(tx: Tx, name: str) -> Sync:
+    """The sync of that name. Raises InvalidInput if there is none."""
+    row = tx.execute(_QUERY.where(syncs.c.name == name)).one_or_none()
+    if row is None:
+        raise unknown("sync", name, (sync.name for sync in every(tx)))
+    return _value(row)
+
+
+def by_id(tx: Tx, sync_id: str, *, lock: bool = False) -> Sync:
+    """The sync with that id; with `lock`, held against others until the transaction ends."""
+    query = _QUERY.where(syncs.c.sync_id == sync_id)
+    row = tx.execute(query.with_for_update(of=syncs) if lock else query).one_or_none()
+    if row is None:
+        raise InvalidInput(f"there is no sync with the id {sync_id}")
+    return _value(row)
+
+
+def every(tx: Tx) -> list[Sync]:
+    """All syncs by name, disabled ones too."""
+    return [_value(row) for row in tx.execute(_QUERY.order_by(syncs.c.name))]
+
+
+def of(tx: Tx, connection_id: str) -> list[Sync]:
+    """The syncs of a connection by name."""
+    return [
+        _value(row) for row in tx.execute(_QUERY.where(syncs.c.connection_id == connection_id).order_by(syncs.c.name))
+    ]
+
+
+_QUERY = select(syncs, connections.c.name.label("connection_name")).join(connections)
+
+
+def _end_run(tx: Tx, sync_id: str, at: datetime) -> None:
+    tx.execute(
+        update(runs)
+        .where(runs.c.sync_id == sync_id, runs.c.state.in_(ACTIVE))
+        .values(state=RunState.CANCELLED, finished_at=at)
+    )
+
+
+def _value(row: Row[Any]) -> Sync:
+    return Sync(
+        sync_id=row.sync_id,
+        name=row.name,
+        connection_id=row.connection_id,
+        connection_name=row.connection_name,
+        selection=_selection(row.selection),
+        schedule=row.schedule,
+        state=SyncState(row.state),
+        generation=row.generation,
+        watermark=row.watermark,
+        snapshot_id=row.snapshot_id,
+        fresh_at=row.fresh_at,
+        scope=None if row.connected_seq is None else Scope(row.events_since, row.connected_seq),
+        created_at=row.created_at,
+    )
+
+
+def _meaning(selection: Selection) -> Selection:
+    """The selection without what does not matter: the order in which names are given."""
+    return replace(
+        selection,
+        metrics=None if selection.metrics is None else tuple(sorted(set(selection.metrics))),
+        exclude_integrations=tuple(sorted(set(selection.exclude_integrations))),
+    )
+
+
+def _selection(fields: dict[str, Any]) -> Selection:
+    metrics = fields["metrics"]
+    return Selection(
+        profiles=fields["profiles"],
+        events=fields["events"],
+        metrics=None if metrics is None else tuple(metrics),
+        exclude_integrations=tuple(fields["exclude_integrations"]),
+        history=fields["history"],
+        table_prefix=fields["table_prefix"],
+    )

@@ -1,0 +1,1 @@
+"""How any run is carried out."""

@@ -1,0 +1,53 @@
+"""One question to the store in a person's own SQL, on a connection that can only read the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+
+from isthmus import duck
+from isthmus.model.errors import InvalidInput
+from isthmus.store import schema
+from isthmus.store.lake import Lake, Place
+
+_READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+
+
+def ask(place: Place, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+    """The column names and the rows, streamed. Raises InvalidInput for SQL that is wrong, or is more than one read.
+
+    The connection is attached read-only, reaches no file or address but the store's, and cannot be talked out of it.
+    """
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as e:
+        raise InvalidInput("the SQL is not understood", vendor=str(e)) from e
+    if len(statements) != 1 or statements[0].type not in _READS:
+        raise InvalidInput("only one SELECT can be asked", hint="changes go through `isthmus load` and `person erase`")
+    lake = Lake.open(place, read_only=True)
+    con = lake.con
+    if place.storage_url is None:
+        data = duck.literal(str(place.root / "store"))
+        con.execute(f"SET allowed_directories=[{data}, {duck.literal(str(place.root / 'tmp'))}]")
+        con.execute("SET enable_external_access=false")
+    con.execute("SET lock_configuration=true")
+    con.execute("USE memory.main")
+    try:
+        result = con.execute(sql)
+        names = [d[0] for d in result.description or ()]
+    except duckdb.Error as e:
+        lake.close()
+        raise InvalidInput("the query failed", vendor=str(e), hint=f"the views are: {', '.join(schema.VIEWS)}") from e
+    return names, _rows(lake)
+
+
+def _rows(lake: Lake) -> Iterator[tuple[Any, ...]]:
+    try:
+        while batch := lake.con.fetchmany(10_000):
+            yield from batch
+    except duckdb.Error as e:
+        raise InvalidInput("the query failed", vendor=str(e)) from e
+    finally:
+        lake.close()

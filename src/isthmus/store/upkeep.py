@@ -1,0 +1,158 @@
+"""Upkeep: few large files instead of many small ones, old snapshots gone, erased people gone from disk too.
+
+Runs by itself after runs and loads, under the writer lock, in tiers: small files are joined often, large ones seldom,
+and only files that lie next to each other in commit order, so that a window still finds its rows by file. Files that a
+reader may be using are left alone for the retention time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+
+from isthmus.store.lake import Lake, sync_file_system
+
+TABLES = ("events", "profiles", "identifiers", "metrics", "merges", "tombstones", "rejections", "import_state")
+TIERS = ((8 << 20, 12), (64 << 20, 12))
+"""Join files of up to this many bytes once there are more than so many of them."""
+
+REWRITE_EVERY = timedelta(hours=24)
+_FRACTION = 0.25  # a file of which this part is deleted is rewritten, erased people or not
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one upkeep did."""
+
+    joined: dict[str, int]  # table → files that were joined
+    rewritten: list[str]  # tables whose deleted rows are gone from the present files
+    snapshots: int  # expired
+    files: int  # removed from disk
+    at: str
+
+    @property
+    def did_something(self) -> bool:
+        return bool(self.joined or self.rewritten or self.snapshots or self.files)
+
+
+def tidy(
+    lake: Lake,
+    *,
+    retention: timedelta,
+    keep: Collection[int] = (),
+    erase_now: bool = False,
+    now: datetime | None = None,
+) -> Report:
+    """Do what is due. `keep` are snapshots that runs under way still read; they outlive the retention.
+
+    With `erase_now` files with erased people in them are rewritten at once, not once a day. Safe at any time and beside
+    readers; a kill in the middle leaves the store as it was or as it should be, and orphans that the next upkeep
+    removes.
+    """
+    moment = now or datetime.now(UTC)
+
+    def do(con: duckdb.DuckDBPyConnection) -> Report:
+        joined = {t: n for t in TABLES if (n := _join(con, t))}
+        rewritten = _rewrite(con, moment, erase_now=erase_now)
+        if (joined or rewritten) and lake.place.storage_url is None:
+            sync_file_system(lake.place.root / "store" / "data")
+        snapshots = _expire(con, moment - retention, keep)
+        files = _clean(con, moment - retention)
+        report = Report(joined, rewritten, snapshots, files, moment.isoformat())
+        if report.did_something:
+            _record(con, report)
+        return report
+
+    return lake.maintain(do)
+
+
+def last(lake: Lake) -> Report | None:
+    """What the last upkeep that did something did."""
+    rows = lake.query("SELECT cursor FROM lake.import_state WHERE source = 'upkeep'")
+    return Report(**json.loads(rows[0][0])["report"]) if rows else None
+
+
+def _join(con: duckdb.DuckDBPyConnection, table: str) -> int:
+    sizes = _sizes(con, table)
+    for limit, many in reversed(TIERS):
+        small = sum(size <= limit for size in sizes)
+        if small > many:
+            con.execute(f"CALL ducklake_merge_adjacent_files('lake', '{table}', max_file_size => {limit})")
+            return max(0, len(sizes) - len(_sizes(con, table)))
+    return 0
+
+
+def _sizes(con: duckdb.DuckDBPyConnection, table: str) -> list[int]:
+    return [int(s) for (s,) in con.execute(f"SELECT data_file_size_bytes FROM ducklake_list_files('lake', '{table}')").fetchall()]
+
+
+def _rewrite(con: duckdb.DuckDBPyConnection, moment: datetime, *, erase_now: bool) -> list[str]:
+    state = _state(con)
+    erased = con.execute("SELECT coalesce(max(seq), 0) FROM lake.tombstones WHERE reason = 'erased'").fetchone()
+    newest = int(erased[0]) if erased else 0
+    due = newest > int(state.get("erased_seq", 0)) and (
+        erase_now or moment - datetime.fromisoformat(state.get("rewritten_at", "2000-01-01T00:00:00+00:00")) > REWRITE_EVERY
+    )
+    done = []
+    for table in TABLES:
+        row = con.execute(
+            f"SELECT count(*) FROM ducklake_list_files('lake', '{table}') WHERE delete_file IS NOT NULL"
+        ).fetchone()
+        if not row or not row[0]:
+            continue
+        before = _sizes(con, table)
+        threshold = 0.0 if due else _FRACTION
+        con.execute(f"CALL ducklake_rewrite_data_files('lake', '{table}', delete_threshold => {threshold})")
+        if _sizes(con, table) != before:
+            done.append(table)
+    if due:
+        _store_state(con, state | {"erased_seq": newest, "rewritten_at": moment.isoformat()})
+    return done
+
+
+def _expire(con: duckdb.DuckDBPyConnection, before: datetime, keep: Collection[int]) -> int:
+    kept = ", ".join(str(int(k)) for k in keep) or "-1"
+    rows = con.execute(
+        "SELECT snapshot_id FROM ducklake_snapshots('lake') WHERE snapshot_time < ? "
+        "AND snapshot_id <> (SELECT id FROM ducklake_current_snapshot('lake')) "
+        f"AND snapshot_id NOT IN ({kept})",
+        [before],
+    ).fetchall()
+    if rows:
+        ids = ", ".join(str(int(i)) for (i,) in rows)
+        con.execute(f"CALL ducklake_expire_snapshots('lake', versions => [{ids}])")
+    return len(rows)
+
+
+def _clean(con: duckdb.DuckDBPyConnection, before: datetime) -> int:
+    removed = con.execute("CALL ducklake_cleanup_old_files('lake', older_than => ?)", [before]).fetchall()
+    orphans = con.execute(
+        "CALL ducklake_delete_orphaned_files('lake', older_than => ?)", [min(before, before - timedelta(hours=24))]
+    ).fetchall()
+    return len(removed) + len(orphans)
+
+
+def _state(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    row = con.execute("SELECT cursor FROM lake.import_state WHERE source = 'upkeep'").fetchone()
+    return dict(json.loads(row[0])["state"]) if row else {}
+
+
+def _store_state(con: duckdb.DuckDBPyConnection, state: dict[str, object]) -> None:
+    _write(con, {"state": state, "report": asdict(Report({}, [], 0, 0, ""))})
+
+
+def _record(con: duckdb.DuckDBPyConnection, report: Report) -> None:
+    _write(con, {"state": _state(con), "report": asdict(report)})
+
+
+def _write(con: duckdb.DuckDBPyConnection, document: dict[str, object]) -> None:
+    con.execute("BEGIN")
+    con.execute("DELETE FROM lake.import_state WHERE source = 'upkeep'")
+    con.execute(
+        "INSERT INTO lake.import_state SELECT 'upkeep', guard_json(?), (SELECT n FROM lake.fence)", [json.dumps(document)]
+    )
+    con.execute("COMMIT")

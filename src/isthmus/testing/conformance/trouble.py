@@ -1,0 +1,104 @@
+"""Errors, checks and the set-up script."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isthmus.model.errors import Denied, Mismatch, Missing, WarehouseError
+from isthmus.model.table import SeqRange, Table
+from isthmus.secrets import Secret
+from isthmus.testing.builders import batch_of
+from isthmus.testing.conformance.situations import (
+    EVERY_TYPE,
+    MOMENT,
+    NOTES,
+    PEOPLE,
+    Situations,
+    while_open,
+)
+from isthmus.warehouses.kinds import fields
+from isthmus.warehouses.protocol import Config, Relation, Warehouse, Window
+
+
+class Trouble(Situations):
+    """What goes wrong, and how a person is told."""
+
+    # Trouble
+
+    def test_what_is_not_there_is_missing(self, warehouse: Warehouse, config: Any, people: Any, tmp_path: Path) -> None:
+        nothing = Relation(config.import_schema, "nothing here")
+        for ask in (
+            lambda: warehouse.schema(nothing),
+            lambda: list(warehouse.read(nothing)),
+            lambda: warehouse.count(nothing),
+            lambda: list(warehouse.tally(Table("nothing", PEOPLE.columns, ("id",)), SeqRange(None, None))),
+            lambda: warehouse.load(batch_of(tmp_path, Table("nothing", NOTES.columns), [{"note": "x"}])),
+            lambda: list(warehouse.read(self.target(config, PEOPLE), window=Window("nothing", None, MOMENT, None))),
+        ):
+            with pytest.raises(Missing) as caught:
+                ask()
+            assert caught.value.hint
+            assert not caught.value.retryable
+
+    def test_a_window_over_a_column_that_is_no_time(self, warehouse: Warehouse, config: Config, people: Any) -> None:
+        with pytest.raises(Mismatch) as caught:
+            warehouse.count(self.target(config, PEOPLE), window=Window("name", None, MOMENT, None))
+        assert caught.value.column == "name"
+
+    def test_a_wrong_secret_is_denied_and_not_repeated(self, config: Config) -> None:
+        secrets = [f.name for f in fields(config.kind) if f.secret and getattr(config, f.name) is not None]
+        for name in secrets:
+            wrong = replace(config, **{name: Secret("not-the-secret")})  # type: ignore[type-var]
+            with pytest.raises(Denied) as caught:
+                wrong.open()
+            assert "not-the-secret" not in json.dumps(caught.value.as_dict())
+            answers = list(wrong.check())
+            assert not answers[-1].passed
+            assert "not-the-secret" not in repr(answers) + repr(wrong)
+
+    def test_nobody_at_the_other_end(self, config: Config, tmp_path: Path) -> None:
+        nowhere = self.nowhere(config, tmp_path)
+        with pytest.raises(WarehouseError) as caught:
+            nowhere.open()
+        assert caught.value.hint
+        answers = list(nowhere.check())
+        assert [a.passed for a in answers] == [False]
+        assert answers[0].hint
+
+    def test_closing_twice_is_safe_and_then_nothing_works(self, config: Any) -> None:
+        opened = config.open()
+        opened.close()
+        opened.close()
+        with pytest.raises(WarehouseError):
+            opened.count(Relation(config.schema, "people"))
+
+    # Set-up
+
+    def test_all_checks_pass_and_leave_nothing(self, config: Any) -> None:
+        for _ in range(2):
+            answers = list(config.check())
+            assert [a for a in answers if not a.passed] == []
+            assert len({a.question for a in answers}) == len(answers) >= 4
+        opened = replace(config, import_schema=config.temp_schema).open()
+        assert list(opened.relations()) == []
+        opened.close()
+
+    def test_a_missing_schema_is_a_no_with_the_statement_for_it(self, config: Any) -> None:
+        while_open(config, lambda warehouse: None)
+        answers = list(replace(config, temp_schema="not made yet").check())
+        refused = [a for a in answers if not a.passed]
+        assert refused
+        assert all("not made yet" in a.statement and a.hint for a in refused)
+
+    def test_the_setup_script_holds_no_secret_and_names_every_table(self, config: Any) -> None:
+        script = config.setup_script([PEOPLE, EVERY_TYPE])
+        for part in ("people", "every_type", config.import_schema, config.temp_schema):
+            assert part in script
+        for field in fields(config.kind):
+            if field.secret:
+                assert getattr(config, field.name).reveal() not in script

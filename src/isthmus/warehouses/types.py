@@ -1,0 +1,43 @@
+"""Our types in each warehouse's words: what we write in a CREATE TABLE, and what else an existing column may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from isthmus.model.table import Type
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """`name` is the column type we create, as the warehouse's own catalog writes it back. `also` are the other types
+    of a column somebody else made that hold the same values without loss."""
+
+    name: str
+    also: frozenset[str] = frozenset()
+
+    def holds(self, theirs: str) -> bool:
+        return theirs == self.name or theirs in self.also
+
+
+DUCKDB: Mapping[Type, Spelling] = {
+    Type.TEXT: Spelling("VARCHAR"),
+    # Not JSON: that type refuses texts other warehouses take ("\\ud83d", half an emoji cut by somebody's script), and
+    # checking costs 7 % of a load. DuckDB's JSON functions take VARCHAR as well.
+    Type.JSON: Spelling("VARCHAR", frozenset({"JSON"})),
+    Type.TIMESTAMP: Spelling("TIMESTAMP WITH TIME ZONE"),
+    Type.DOUBLE: Spelling("DOUBLE"),
+    Type.BIGINT: Spelling("BIGINT"),
+    Type.BOOLEAN: Spelling("BOOLEAN"),
+}
+
+POSTGRES: Mapping[Type, Spelling] = {
+    Type.TEXT: Spelling("text", frozenset({"character varying"})),
+    # json, not jsonb: jsonb reorders keys, drops repeated ones and rewrites numbers, and refuses \u0000. json is kept
+    # byte for byte, so checksums of both sides are exact. A view with ::jsonb is one line for who wants it.
+    Type.JSON: Spelling("json", frozenset({"text", "character varying"})),
+    Type.TIMESTAMP: Spelling("timestamp with time zone"),
+    Type.DOUBLE: Spelling("double precision"),
+    Type.BIGINT: Spelling("bigint"),
+    Type.BOOLEAN: Spelling("boolean"),
+}
