@@ -1,9 +1,9 @@
 """The wiring: settings become the parts that everything else is handed. Read this first.
 
-    Settings ─► App ─┬─ ledger    what we were asked, and how far we got       (SQLite file | PostgreSQL)
-                     ├─ lake      profiles and events, opened on first use     (folder | PostgreSQL + S3)
-                     ├─ seal      for credentials
-                     └─ config()  a saved connection as its connector's config
+Settings ─► App ─┬─ ledger    what we were asked, and how far we got       (SQLite file | PostgreSQL)
+                 ├─ lake      profiles and events, opened on first use     (folder | PostgreSQL + S3)
+                 ├─ seal      for credentials
+                 └─ config()  a saved connection as its connector's config
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ class App:
                     "the bucket's credentials are not set",
                     hint="set ISTHMUS_S3_ACCESS_KEY_ID and ISTHMUS_S3_SECRET_ACCESS_KEY",
                 )
-            s3 = S3Access(
-                s.s3_endpoint or "", s.s3_region or "us-east-1", s.s3_access_key_id, s.s3_secret_access_key
-            )
+            s3 = S3Access(s.s3_endpoint or "", s.s3_region or "us-east-1", s.s3_access_key_id, s.s3_secret_access_key)
         return Place(
             root=self.home,
             database_url=s.database_url,
@@ -99,7 +97,9 @@ class App:
     def config(self, connection: StoredConnection) -> Config:
         """The connector's config of a saved connection. Raises InvalidInput if the connection was removed."""
         if connection.state is ConnectionState.DISABLED:
-            raise InvalidInput(f"the connection {connection.name!r} was removed", hint="apply it again to bring it back")
+            raise InvalidInput(
+                f"the connection {connection.name!r} was removed", hint="apply it again to bring it back"
+            )
         return kinds.build(connection.kind, {**connection.fields, **connection.unsealed(self.seal)})
 
     def _make_home(self) -> None:

@@ -152,9 +152,7 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _fields(
-    connection: _Connection, folder: Path, environ: dict[str, str]
-) -> tuple[dict[str, Any], dict[str, Secret]]:
+def _fields(connection: _Connection, folder: Path, environ: dict[str, str]) -> tuple[dict[str, Any], dict[str, Secret]]:
     """The plain and the secret fields of a connection, checked by its connector."""
     secret_names = {f.name for f in kinds.fields(connection.kind) if f.secret}
     plain: dict[str, Any] = {}

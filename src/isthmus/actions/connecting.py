@@ -36,9 +36,9 @@ def setup_script(app: App, name: str) -> str:
     connection = app.connection(name)
     with app.ledger.reading() as tx:
         own = syncs.of(tx, connection.connection_id)
-    tables = {
-        t.name: t for s in own for t in (named(t, s.selection.table_prefix) for t in tables_of(s.selection))
-    } or {t.name: t for t in (named(t, "klaviyo_") for t in ALL)}
+    tables = {t.name: t for s in own for t in (named(t, s.selection.table_prefix) for t in tables_of(s.selection))} or {
+        t.name: t for t in (named(t, "klaviyo_") for t in ALL)
+    }
     return app.config(connection).setup_script(list(tables.values()))
 
 

@@ -134,9 +134,7 @@ def tidy(app: App, *, erase_now: bool = False) -> upkeep.Report:
 @contextmanager
 def _leased(app: App, name: str) -> Iterator[Sync]:
     sync = app.sync(name)
-    with lease.held(
-        sync.sync_id, name, folder=app.home / "locks", database_url=app.settings.database_url
-    ):
+    with lease.held(sync.sync_id, name, folder=app.home / "locks", database_url=app.settings.database_url):
         yield app.sync(name)  # as it is now that nobody else runs it
 
 

@@ -39,7 +39,9 @@ def check(name: str, home: Home = None, as_json: Json = False) -> None:
         for answer in connecting.check_connection(app, name):
             answers.append(answer)
             if not as_json:
-                out.print(f"[{'green' if answer.passed else 'red'}]{'✓' if answer.passed else '✗'}[/] {answer.question}")
+                out.print(
+                    f"[{'green' if answer.passed else 'red'}]{'✓' if answer.passed else '✗'}[/] {answer.question}"
+                )
                 for line in (answer.detail, answer.hint, answer.statement) if not answer.passed else ():
                     if line:
                         out.print(f"    {line}", markup=False)

@@ -2,11 +2,75 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import typer
 
-from isthmus.cli.common import Home, Json
+from isthmus.actions.demo import start_over, tell_demo
+from isthmus.cli.common import Home, Json, opened, out, print_json, progress
+from isthmus.model.errors import InvalidInput
 
 
-def demo(home: Home = None, as_json: Json = False) -> None:
-    """Tell the whole story on real data."""
-    raise typer.Exit(1)
+def demo(
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Leave the console running, once it exists.")] = True,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the whole story on real data: land, deliver, change, deliver the change, prove. About a minute."""
+    with opened(home, as_json) as app:
+        if app.settings.scaled:
+            raise InvalidInput("the demo keeps everything in a folder", hint="unset ISTHMUS_DATABASE_URL for it")
+        start_over(app.home)
+        if not as_json:
+            out.print("[bold]A year of shopping, from the till to the warehouse[/]\n")
+        with progress("", quiet=as_json) as step:
+            figures = tell_demo(app, _silent if as_json else _tell, step=step)
+        if as_json:
+            print_json(figures)
+        else:
+            _tell_end(figures, str(app.home))
+        if not figures["equal"]:
+            raise typer.Exit(1)
+
+
+def _silent(name: str, facts: dict[str, Any]) -> None:
+    pass
+
+
+def _tell(name: str, f: dict[str, Any]) -> None:
+    text = {
+        "prepare": lambda: "Read the Complete Journey data: 2,469 households, one year, one supermarket chain.",
+        "land": lambda: (
+            f"Landed {f['profiles']:,} households and {f['purchases']:,} purchases, {f['redemptions']:,} coupons and "
+            f"{f['campaigns']:,} mailings; {f['rejected']:,} rows rejected."
+        ),
+        "deliver": lambda: f"Delivered the history to a DuckDB warehouse: {f['rows']:,} rows.",
+        "prove": lambda: _proven(f),
+        "change": lambda: (
+            f"The world changed: {f['purchases']:,} new purchases; two households turned out to be one "
+            f"({f['events_moved']:,} events moved); one asked to be forgotten ({f['erased_events']:,} events erased)."
+        ),
+        "deliver the change": lambda: f"Delivered only the change: {f['rows']:,} rows.",
+        "prove again": lambda: _proven(f),
+        "nothing new": lambda: "Ran once more: nothing had changed, and the warehouse was not opened.",
+    }[name]()
+    out.print(f"[green]✓[/] {text} [dim]{f['seconds']:.1f} s[/]")
+
+
+def _proven(f: dict[str, Any]) -> str:
+    if f["equal"]:
+        return f"Proved it: counts and checksums of both sides are equal, {f['rows']:,} rows."
+    return "[red]Store and warehouse differ.[/] See `isthmus sync verify everything`."
+
+
+def _tell_end(figures: dict[str, Any], home: str) -> None:
+    total = sum(f["seconds"] for f in figures.values() if isinstance(f, dict))
+    out.print(f"\nAll of it took {total:.0f} seconds. Look around:\n", markup=False)
+    for line in (
+        "isthmus sync show everything",
+        "isthmus person show 900",
+        'isthmus query "SELECT metric_name, count(*) AS events, sum(value) AS value FROM events GROUP BY ALL"',
+        "isthmus sync verify everything",
+    ):
+        out.print(f"  {line} --home {home}", markup=False)
+    out.print(f"\nThe warehouse is {figures['warehouse']}; any DuckDB opens it.", markup=False)

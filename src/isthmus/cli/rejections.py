@@ -12,7 +12,7 @@ from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows
 
 commands = typer.Typer(no_args_is_help=True)
 
-Source = Annotated[str | None, typer.Option("--source", "--sync", help="Only those of this file or sync.")]
+Source = Annotated[str | None, typer.Option("--file", "--sync", help="Only those of this file or sync.")]
 
 
 @commands.command("list")

@@ -165,7 +165,9 @@ def repair(name: str, home: Home = None, as_json: Json = False) -> None:
         elif done is None:
             print_proof(before)
         else:
-            out.print(f"{sum(not w.equal for w in before.windows)} windows differed; {done.rows_done:,} rows sent again.")
+            out.print(
+                f"{sum(not w.equal for w in before.windows)} windows differed; {done.rows_done:,} rows sent again."
+            )
             print_proof(after)
         if not after.equal:
             raise typer.Exit(1)
@@ -208,8 +210,10 @@ def print_proof(proof: Proof) -> None:
         out.print(f"{mark} {table}: {rows:,} rows in {len(windows)} windows, {end}")
         for w in bad:
             where = "rows that no delivery explains" if w.outside else f"window {w.window}"
-            what = "same count, other contents" if w.store.rows == w.warehouse.rows else (
-                f"store {w.store.rows:,} rows, warehouse {w.warehouse.rows:,}"
+            what = (
+                "same count, other contents"
+                if w.store.rows == w.warehouse.rows
+                else (f"store {w.store.rows:,} rows, warehouse {w.warehouse.rows:,}")
             )
             out.print(f"    {where}: {what}", markup=False)
     if proof.equal:

@@ -121,9 +121,7 @@ def carry_out(delivery: Delivery, sync: Sync, run: Run) -> Run:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _deliver_chunk(
-    delivery: Delivery, sync: Sync, run: Run, chunk: Chunk, warehouse: Warehouse, folder: Path
-) -> int:
+def _deliver_chunk(delivery: Delivery, sync: Sync, run: Run, chunk: Chunk, warehouse: Warehouse, folder: Path) -> int:
     table = next(t for t in tables_of(sync.selection) if t.name == chunk.table)
     assert sync.scope is not None
     source = Changes(delivery.lake, run.snapshot_id, sync.selection, sync.scope)
@@ -221,5 +219,3 @@ def _empty_tables(delivery: Delivery, sync: Sync) -> set[str]:
         return empty
     finally:
         warehouse.close()
-
-

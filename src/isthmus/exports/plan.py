@@ -51,7 +51,9 @@ def changes(
     chunks: list[Chunk] = []
     for p in pending:
         for start, last, rows, older in pack(p.commits, after, limit):
-            chunks.append(_chunk(chunks, p.table, "rows", start, last, rows, stem, adds_only=older == 0 and not careful))
+            chunks.append(
+                _chunk(chunks, p.table, "rows", start, last, rows, stem, adds_only=older == 0 and not careful)
+            )
     for p in reversed(pending):
         if p.deletions:
             chunks.append(_chunk(chunks, p.table, "deletes", after, upto, p.deletions, stem, adds_only=False))
@@ -97,9 +99,7 @@ def replacing(
     return chunks
 
 
-def pack(
-    commits: Sequence[tuple[int, int, int]], after: int, limit: int
-) -> Iterator[tuple[int, int, int, int]]:
+def pack(commits: Sequence[tuple[int, int, int]], after: int, limit: int) -> Iterator[tuple[int, int, int, int]]:
     """Neighbouring commits together up to `limit` rows: (after, upto, rows, older), end to end from `after` on.
 
     A commit is never split: one larger than the limit is a chunk of its own.

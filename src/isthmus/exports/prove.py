@@ -67,7 +67,7 @@ def verify(delivery: Delivery, sync: Sync) -> Proof:
 
     Raises InvalidInput when there is nothing to compare yet, or the store's state of that moment is no longer kept.
     """
-    source, snapshot_id = _source(delivery, sync)
+    source, snapshot_id = _compared(delivery, sync)
     with delivery.ledger.reading() as tx:
         windows = runs.delivered(tx, sync.sync_id, generation=sync.generation)
     # Runs that found nothing to send moved the watermark without a window of their own; the bounds close such gaps.
@@ -85,9 +85,7 @@ def verify(delivery: Delivery, sync: Sync) -> Proof:
     return Proof(sync.name, sync.watermark, snapshot_id, tuple(found))
 
 
-def compare(
-    table: Table, bounds: Sequence[int], ours: Iterable[Tally], theirs: Iterable[Tally]
-) -> list[WindowProof]:
+def compare(table: Table, bounds: Sequence[int], ours: Iterable[Tally], theirs: Iterable[Tally]) -> list[WindowProof]:
     """Both sides per window; `bounds` are the windows' upper ends in order, the first window beginning at 0.
 
     Rows of the warehouse without a commit number, or with one beyond the last bound, make a window of their own.
@@ -116,7 +114,7 @@ def repair(delivery: Delivery, sync: Sync, proof: Proof) -> Run | None:
     """
     if proof.equal:
         return None
-    source, snapshot_id = _source(delivery, sync)
+    source, snapshot_id = _compared(delivery, sync)
     run_id = runs.new_run_id()
     stem = f"{sync.sync_id}.g{sync.generation}.{run_id}"
     chunks: list[Chunk] = []
@@ -151,7 +149,7 @@ def repair(delivery: Delivery, sync: Sync, proof: Proof) -> Run | None:
     return carry_out(delivery, sync, run)
 
 
-def _source(delivery: Delivery, sync: Sync) -> tuple[Changes, int]:
+def _compared(delivery: Delivery, sync: Sync) -> tuple[Changes, int]:
     if sync.scope is None or sync.snapshot_id is None:
         raise InvalidInput(
             f"the sync {sync.name!r} has not delivered anything yet", hint=f"run it first: isthmus sync run {sync.name}"

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isthmus.model.errors import InvalidInput
-from isthmus.model.intake import Reason, Shape, SourceColumn
+from isthmus.model.intake import IncomingColumn, Shape
 from isthmus.store.csv_scan import CsvScan
 from isthmus.store.rejections import Rejection
 
@@ -26,10 +26,10 @@ _BLOCK = 16 * 1024 * 1024
 _LONGEST_LINE = 64 * 1024 * 1024
 
 
-class Source(Protocol):
+class IncomingFile(Protocol):
     """A file opened for landing. `rows` is how many good rows it has, None when only reading tells."""
 
-    columns: list[SourceColumn]
+    columns: list[IncomingColumn]
     lines: bool
     rows: int | None
 
@@ -44,7 +44,7 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-def open_file(path: Path, *, delimiter: str | None, temp_dir: Path) -> Source:
+def open_file(path: Path, *, delimiter: str | None, temp_dir: Path) -> IncomingFile:
     """Open by extension: .csv, .jsonl/.ndjson/.json, .parquet; the first two also with .gz.
 
     Raises InvalidInput that names the file and says what is wrong with it.
@@ -66,7 +66,9 @@ def open_file(path: Path, *, delimiter: str | None, temp_dir: Path) -> Source:
                 return ParquetFile(path)
     except (PermissionError, gzip.BadGzipFile, EOFError) as e:
         raise InvalidInput(f"{path} cannot be read: {e}") from e
-    raise InvalidInput(f"{path} is of no kind that can be loaded", hint="rename it to .csv, .jsonl or .parquet (.gz too)")
+    raise InvalidInput(
+        f"{path} is of no kind that can be loaded", hint="rename it to .csv, .jsonl or .parquet (.gz too)"
+    )
 
 
 def fingerprint(path: Path) -> str:
@@ -83,7 +85,7 @@ class CsvFile:
     def __init__(self, path: Path, delimiter: str, temp_dir: Path) -> None:
         self._path = path
         names = _header(path, delimiter)
-        self.columns = [SourceColumn(name, f"c{i}", Shape.TEXT) for i, name in enumerate(names)]
+        self.columns = [IncomingColumn(name, f"c{i}", Shape.TEXT) for i, name in enumerate(names)]
         self._scan = CsvScan(path, len(names), delimiter=delimiter, temp_dir=temp_dir)
         good, self._broken = self._scan.survey()
         self.rows: int | None = good
@@ -162,7 +164,7 @@ class LinesFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._compression = "gzip" if path.name.lower().endswith(".gz") else None
-        self.columns = [SourceColumn(name, name, Shape.TEXT) for name in self._sampled()]
+        self.columns = [IncomingColumn(name, name, Shape.TEXT) for name in self._sampled()]
 
     def _sampled(self) -> list[str]:
         names: dict[str, None] = {}
@@ -241,7 +243,7 @@ class ParquetFile:
         except (pa.ArrowException, OSError) as e:
             raise InvalidInput(f"{path} is not a whole Parquet file", vendor=str(e), hint="copy it again") from e
         schema = self._file.schema_arrow
-        self.columns = [SourceColumn(f.name, f"c{i}", shape(f.type)) for i, f in enumerate(schema)]
+        self.columns = [IncomingColumn(f.name, f"c{i}", shape(f.type)) for i, f in enumerate(schema)]
         self.rows: int | None = self._file.metadata.num_rows
         names = schema.names
         if len(set(names)) < len(names):

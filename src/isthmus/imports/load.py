@@ -70,11 +70,11 @@ def load(
         source.close()
 
 
-def _total(source: files.Source, so_far: Progress) -> int | None:
+def _total(source: files.IncomingFile, so_far: Progress) -> int | None:
     return None if source.rows is None else source.rows + so_far.counts.read - so_far.rows
 
 
-def _nothing(source: files.Source) -> files.pa.Table:
+def _nothing(source: files.IncomingFile) -> files.pa.Table:
     pa = files.pa
     if source.lines:
         return pa.table({"n": pa.array([], pa.int64()), "line": pa.array([], pa.large_binary())})

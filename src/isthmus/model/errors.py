@@ -125,6 +125,8 @@ class Mismatch(WarehouseError):
 class Rejected(WarehouseError):
     """One value of one row cannot be held by this warehouse."""
 
-    def __init__(self, summary: str, *, row: str, column: str, hint: str = "", code: str = "", vendor: str = "") -> None:
+    def __init__(
+        self, summary: str, *, row: str, column: str, hint: str = "", code: str = "", vendor: str = ""
+    ) -> None:
         super().__init__(summary, hint=hint, code=code, vendor=vendor)
         self.row, self.column = row, column

@@ -30,7 +30,7 @@ class Shape(StrEnum):
 
 
 @dataclass(frozen=True)
-class SourceColumn:
+class IncomingColumn:
     """One column of a source: its own name, the name it has in our batches, and its shape."""
 
     name: str

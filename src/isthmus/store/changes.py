@@ -39,7 +39,7 @@ class Changes:
         """The commits inside the range that have present rows of the table in scope, in order."""
         older = f"count(*) FILTER (landed_seq <= {int(seqs.after or 0)})" if table.name == EVENT.name else "count(*)"
         rows = self._lake.query(
-            f"SELECT seq, count(*), {older} FROM {self._source(table)} WHERE {self._where(table, seqs)} "
+            f"SELECT seq, count(*), {older} FROM {self._rows_of(table)} WHERE {self._where(table, seqs)} "
             "GROUP BY seq ORDER BY seq"
         )
         return [Commit(int(s), int(n), int(o)) for s, n, o in rows]
@@ -75,7 +75,7 @@ class Changes:
     def _versioned(self, name: str) -> str:
         return f"lake.{name} AT (VERSION => {self._at})"
 
-    def _source(self, table: Table) -> str:
+    def _rows_of(self, table: Table) -> str:
         return {
             PROFILE.name: self._versioned("profiles"),
             METRIC.name: self._versioned("metrics"),
@@ -104,7 +104,7 @@ class Changes:
         return f"SELECT metric_id FROM {self._versioned('metrics')} WHERE {' AND '.join(parts)}"
 
     def _present_rows(self, table: Table, seqs: SeqRange) -> str:
-        source, where = self._source(table), self._where(table, seqs)
+        source, where = self._rows_of(table), self._where(table, seqs)
         if table.name == EVENT.name:
             metrics = (
                 "(SELECT metric_id AS at, metric_id::VARCHAR AS id, unguard(name) AS name, "
@@ -122,9 +122,7 @@ class Changes:
                 "SELECT metric_id::VARCHAR AS id, unguard(name) AS name, unguard(integration_name) AS integration_name, "
                 f"created, updated, seq AS {SEQ}, false AS {DELETED} FROM {source} WHERE {where}"
             )
-        fields = ", ".join(
-            f"unguard({name}) AS {name}" if kind is Type.TEXT else name for name, kind in PROFILE_FIELDS
-        )
+        fields = ", ".join(f"unguard({name}) AS {name}" if kind is Type.TEXT else name for name, kind in PROFILE_FIELDS)
         return (
             f"SELECT profile_id::VARCHAR AS id, {fields}, properties::VARCHAR AS properties, "
             "subscriptions::VARCHAR AS subscriptions, created, updated, last_event_date, "
@@ -152,7 +150,10 @@ _DUCK = {
 
 
 def _range(seqs: SeqRange) -> str:
-    parts = [f"seq > {int(seqs.after)}" if seqs.after is not None else "", f"seq <= {int(seqs.upto)}" if seqs.upto is not None else ""]
+    parts = [
+        f"seq > {int(seqs.after)}" if seqs.after is not None else "",
+        f"seq <= {int(seqs.upto)}" if seqs.upto is not None else "",
+    ]
     return " AND ".join(p for p in parts if p) or "true"
 
 

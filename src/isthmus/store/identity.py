@@ -165,7 +165,7 @@ def resolve(write: Write, kinds: Sequence[str]) -> None:
     if con.execute("SELECT 1 FROM state WHERE path <> 'known' LIMIT 1").fetchone():
         _settle_new(write)
     con.execute(
-        f"CREATE OR REPLACE TEMP TABLE who AS SELECT t.*, coalesce(m.destination, s.profile_id) AS profile_id "
+        "CREATE OR REPLACE TEMP TABLE who AS SELECT t.*, coalesce(m.destination, s.profile_id) AS profile_id "
         "FROM tuples t JOIN settled s USING (t) LEFT JOIN merging m ON m.source = s.profile_id"
     )
     con.execute(

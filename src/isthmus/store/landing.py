@@ -11,7 +11,7 @@ import phonenumbers
 import pyarrow as pa
 
 from isthmus.model.errors import InvalidInput
-from isthmus.model.intake import Counts, Reason, SourceColumn, find_fault
+from isthmus.model.intake import Counts, IncomingColumn, Reason, find_fault
 from isthmus.model.mapping import Mapping
 from isthmus.store import events, identity, mapped, profiles, rejections
 from isthmus.store.lake import Lake, Write
@@ -37,7 +37,9 @@ class Progress:
 
 def progress(lake: Lake, source: str) -> Progress | None:
     """How far this source has got, if it was ever begun."""
-    rows = lake.query("SELECT cursor FROM lake.import_state WHERE source = guard(?) ORDER BY seq DESC LIMIT 1", [source])
+    rows = lake.query(
+        "SELECT cursor FROM lake.import_state WHERE source = guard(?) ORDER BY seq DESC LIMIT 1", [source]
+    )
     return Progress.from_text(rows[0][0]) if rows else None
 
 
@@ -48,7 +50,7 @@ class Landing:
         self,
         lake: Lake,
         mapping: Mapping,
-        columns: Sequence[SourceColumn],
+        columns: Sequence[IncomingColumn],
         *,
         lines: bool,
         label: str,
@@ -118,7 +120,8 @@ class Landing:
             write.touched = True
             con.execute("DELETE FROM lake.import_state WHERE source = guard(?)", [self.key])
             con.execute(
-                f"INSERT INTO lake.import_state SELECT guard(?), guard_json(?), {write.seq}", [self.key, reached.as_text()]
+                f"INSERT INTO lake.import_state SELECT guard(?), guard_json(?), {write.seq}",
+                [self.key, reached.as_text()],
             )
         return reached
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from isthmus.duck import literal
 from isthmus.model import intake
-from isthmus.model.intake import Reason, Shape, SourceColumn
+from isthmus.model.intake import IncomingColumn, Reason, Shape
 from isthmus.model.mapping import Given, Mapping
 from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
@@ -53,13 +53,13 @@ class _Rules:
         return f"CASE {' '.join(self._cases)} END" if self._cases else "NULL::INTEGER"
 
 
-def build(mapping: Mapping, columns: Sequence[SourceColumn], *, lines: bool) -> Mapped:
+def build(mapping: Mapping, columns: Sequence[IncomingColumn], *, lines: bool) -> Mapped:
     """The SQL for this mapping over `incoming(n, c0, c1, …)`, or over `incoming(n, line)` for JSON lines."""
     return _Builder(mapping, columns, lines).build()
 
 
 class _Builder:
-    def __init__(self, mapping: Mapping, columns: Sequence[SourceColumn], lines: bool) -> None:
+    def __init__(self, mapping: Mapping, columns: Sequence[IncomingColumn], lines: bool) -> None:
         self.mapping, self.lines = mapping, lines
         self.rules = _Rules()
         self.named = {c.name: c for c in columns}
@@ -68,7 +68,7 @@ class _Builder:
         if lines:
             self.paths = list(dict.fromkeys(column for _, column in self._wanted()))
             self.named = {
-                name: SourceColumn(name, f"x[{i}]", Shape.TEXT) for i, name in enumerate(self.paths, start=1)
+                name: IncomingColumn(name, f"x[{i}]", Shape.TEXT) for i, name in enumerate(self.paths, start=1)
             }
 
     def _wanted(self) -> list[tuple[str, str]]:
@@ -87,7 +87,7 @@ class _Builder:
         first = ", ".join(f"{sql} AS {name}" for name, sql in self.out)
         sql = (
             f"SELECT {', '.join(self._result())} FROM (SELECT *, {self.rules.case()} AS bad FROM "
-            f"(SELECT *, {properties} AS properties FROM (SELECT *, {first} FROM {self._source()})))"
+            f"(SELECT *, {properties} AS properties FROM (SELECT *, {first} FROM {self._incoming()})))"
         )
         return Mapped(
             sql,
@@ -113,9 +113,9 @@ class _Builder:
     def _free_form(self) -> bool:
         """Whether values may hold JSON of any shape, so that their insides must be looked at."""
         shapes = (Shape.TEXT, Shape.STRING, Shape.NESTED)
-        return self.lines or any(c.shape in shapes for c in self._property_sources())
+        return self.lines or any(c.shape in shapes for c in self._property_columns())
 
-    def _source(self) -> str:
+    def _incoming(self) -> str:
         if not self.lines:
             return "incoming"
         limit = intake.MAX_EVENT_BYTES if self.mapping.data == "events" else intake.MAX_PROFILE_BYTES
@@ -147,11 +147,9 @@ class _Builder:
         self.rules.add("big", "", Reason.TOO_LARGE, f"the line is larger than {limit}")
         self.rules.add("text IS NULL", "", Reason.BAD_ENCODING, "the line is not valid UTF-8")
         self.rules.add("NOT fine", "", Reason.BAD_JSON, "the line is not one JSON object")
-        self.rules.add(
-            "len(keys) <> len(list_distinct(keys))", "", Reason.BAD_JSON, "a key stands twice in the object"
-        )
+        self.rules.add("len(keys) <> len(list_distinct(keys))", "", Reason.BAD_JSON, "a key stands twice in the object")
 
-    def _column(self, name: str) -> SourceColumn:
+    def _column(self, name: str) -> IncomingColumn:
         return self.named[name]
 
     def _raw(self, name: str, rule_column: str) -> str:
@@ -187,7 +185,10 @@ class _Builder:
                 )
             self.rules.add(f"contains({raw}, chr(0))", name, Reason.NUL, "the identifier holds the NUL character")
             self.rules.add(
-                f"length({raw}) > {intake.MAX_UNIQUE_ID}", name, Reason.TOO_LONG, "an identifier has up to 255 characters"
+                f"length({raw}) > {intake.MAX_UNIQUE_ID}",
+                name,
+                Reason.TOO_LONG,
+                "an identifier has up to 255 characters",
             )
         names = ", ".join(name for _, name in self.mapping.identifiers)
         self.rules.add(
@@ -268,8 +269,10 @@ class _Builder:
             return
         source = self._column(column)
         raw = self._raw(column, name)
-        value = f"parse_number({raw})" if source.shape is Shape.TEXT or source.shape is Shape.STRING else (
-            f"finite(TRY_CAST({source.ref} AS DOUBLE))"
+        value = (
+            f"parse_number({raw})"
+            if source.shape is Shape.TEXT or source.shape is Shape.STRING
+            else (f"finite(TRY_CAST({source.ref} AS DOUBLE))")
         )
         self.out.append((name, value))
         self.rules.add(
@@ -302,7 +305,7 @@ class _Builder:
             own.append(("$currency_code", "to_json(value_currency)", "value_currency IS NOT NULL"))
         return own
 
-    def _property_sources(self) -> list[SourceColumn]:
+    def _property_columns(self) -> list[IncomingColumn]:
         if self.lines:
             return []
         return [self.named[c] for _, c in self.mapping.property_columns([c.name for c in self.columns])]
@@ -323,7 +326,7 @@ class _Builder:
         # Most rows of most sources are full: for them one concatenation, without looking for gaps.
         return f"guard_json('{{' || CASE WHEN {all_there} THEN {whole} ELSE concat_ws(',', {some}) END || '}}')"
 
-    def _shape_rules(self, column: SourceColumn) -> None:
+    def _shape_rules(self, column: IncomingColumn) -> None:
         flag = f"fault_{column.ref}"
         match column.shape:
             case Shape.FLOAT:
@@ -340,7 +343,9 @@ class _Builder:
                 self.rules.add(flag, column.name, Reason.NUL, "the text holds the NUL character U+0000")
                 flag = f"long_{column.ref}"
                 too_long = f"octet_length(encode({column.ref})) > {intake.MAX_STRING_BYTES}"
-                self.out.append((flag, f"length({column.ref}) > 25600 AND {column.ref}[1] NOT IN ('{{', '[') AND {too_long}"))
+                self.out.append(
+                    (flag, f"length({column.ref}) > 25600 AND {column.ref}[1] NOT IN ('{{', '[') AND {too_long}")
+                )
                 self.rules.add(flag, column.name, Reason.TOO_LONG, "a text has up to 100 KB")
 
     def _line_properties(self) -> str:
@@ -383,19 +388,19 @@ def _key(name: str) -> str:
     return json.dumps(name, ensure_ascii=False) + ":"
 
 
-def _payload_cell(column: SourceColumn) -> str:
+def _payload_cell(column: IncomingColumn) -> str:
     if column.shape in (Shape.FLOAT, Shape.BINARY, Shape.NESTED):
         return f"{column.ref}::VARCHAR"
     return column.ref
 
 
-def _as_text(column: SourceColumn) -> str:
+def _as_text(column: IncomingColumn) -> str:
     if column.shape in (Shape.TEXT, Shape.STRING):
         return column.ref
     return f"{column.ref}::VARCHAR"
 
 
-def _as_json(column: SourceColumn) -> str:
+def _as_json(column: IncomingColumn) -> str:
     match column.shape:
         case Shape.TEXT:
             return f"cell_json({column.ref})"
@@ -407,5 +412,3 @@ def _as_json(column: SourceColumn) -> str:
             return f"to_json(base64({column.ref}))::VARCHAR"
         case _:
             return f"to_json({column.ref})::VARCHAR"
-
-

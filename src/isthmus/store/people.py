@@ -51,7 +51,8 @@ def find(lake: Lake, key: str, *, phone_region: str | None = None) -> str:
         if kind in found:
             return found[kind]
     raise InvalidInput(
-        f"nobody is known by {key!r}", hint="give an e-mail, a phone number as +14155550123, an external id or a profile id"
+        f"nobody is known by {key!r}",
+        hint="give an e-mail, a phone number as +14155550123, an external id or a profile id",
     )
 
 
@@ -94,9 +95,7 @@ def erase(lake: Lake, profile_id: str) -> dict[str, int]:
         if not con.execute("SELECT 1 FROM lake.profiles WHERE profile_id = ?", at).fetchone():
             return {"profiles": 0, "events": 0, "identifiers": 0, "rejections": 0}
         write.touched = True
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE gone AS SELECT event_id FROM lake.events WHERE profile_id = ?", at
-        )
+        con.execute("CREATE OR REPLACE TEMP TABLE gone AS SELECT event_id FROM lake.events WHERE profile_id = ?", at)
         con.execute("DELETE FROM lake.events WHERE profile_id = ?", at)
         con.execute(f"INSERT INTO lake.tombstones SELECT 'event', event_id, 'erased', {write.seq} FROM gone")
         con.execute(

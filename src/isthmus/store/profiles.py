@@ -116,9 +116,7 @@ def merge(write: Write) -> None:
         "CREATE OR REPLACE TEMP TABLE sources AS SELECT p.*, m.destination, m.cause FROM lake.profiles p "
         "JOIN merging m ON m.source = p.profile_id"
     )
-    gaps = ", ".join(
-        f"coalesce(p.{f}, (arg_min(s.{f}, s.created) FILTER (s.{f} IS NOT NULL))) AS {f}" for f in _FIELDS
-    )
+    gaps = ", ".join(f"coalesce(p.{f}, (arg_min(s.{f}, s.created) FILTER (s.{f} IS NOT NULL))) AS {f}" for f in _FIELDS)
     grouped = ", ".join(f"p.{f}" for f in _FIELDS)
     con.execute(
         f"CREATE OR REPLACE TEMP TABLE changed AS SELECT s.destination AS profile_id, {seq}::BIGINT AS seq, {gaps}, "

@@ -80,7 +80,7 @@ def write_to(lake: Lake, file: Path, *, source: str | None) -> int:
     """Write rejections to a JSON lines file, oldest first; how many there were."""
     where = f"WHERE source = {duck.literal(source)}" if source else ""
     rows = lake.query(
-        "COPY (SELECT id, source, data, row_number AS row, column_name AS \"column\", reason, message, payload, landed, "
+        'COPY (SELECT id, source, data, row_number AS row, column_name AS "column", reason, message, payload, landed, '
         f"rejected_at FROM rejections {where} ORDER BY seq, row_number) TO {duck.literal(str(file))} (FORMAT json)"
     )
     return int(rows[0][0])

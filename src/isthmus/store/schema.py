@@ -58,9 +58,7 @@ def _options(con: duckdb.DuckDBPyConnection) -> None:
 def session(con: duckdb.DuckDBPyConnection) -> None:
     """Make the macros and views of this session. They are not stored in the lake."""
     con.execute(_script("session.sql"))
-    fields = ", ".join(
-        f"unguard({name}) AS {name}" if kind is Type.TEXT else name for name, kind in PROFILE_FIELDS
-    )
+    fields = ", ".join(f"unguard({name}) AS {name}" if kind is Type.TEXT else name for name, kind in PROFILE_FIELDS)
     con.execute(
         f"CREATE OR REPLACE VIEW profiles AS SELECT profile_id AS id, {fields}, properties, subscriptions, created, "
         "updated, last_event_date, seq FROM lake.profiles"

@@ -64,7 +64,7 @@ def tidy(
         files = _clean(con, moment - retention)
         report = Report(joined, rewritten, snapshots, files, moment.isoformat())
         if report.did_something:
-            _record(con, report)
+            _keep_report(con, report)
         return report
 
     return lake.maintain(do)
@@ -87,7 +87,10 @@ def _join(con: duckdb.DuckDBPyConnection, table: str) -> int:
 
 
 def _sizes(con: duckdb.DuckDBPyConnection, table: str) -> list[int]:
-    return [int(s) for (s,) in con.execute(f"SELECT data_file_size_bytes FROM ducklake_list_files('lake', '{table}')").fetchall()]
+    return [
+        int(s)
+        for (s,) in con.execute(f"SELECT data_file_size_bytes FROM ducklake_list_files('lake', '{table}')").fetchall()
+    ]
 
 
 def _rewrite(con: duckdb.DuckDBPyConnection, moment: datetime, *, erase_now: bool) -> list[str]:
@@ -95,7 +98,8 @@ def _rewrite(con: duckdb.DuckDBPyConnection, moment: datetime, *, erase_now: boo
     erased = con.execute("SELECT coalesce(max(seq), 0) FROM lake.tombstones WHERE reason = 'erased'").fetchone()
     newest = int(erased[0]) if erased else 0
     due = newest > int(state.get("erased_seq", 0)) and (
-        erase_now or moment - datetime.fromisoformat(state.get("rewritten_at", "2000-01-01T00:00:00+00:00")) > REWRITE_EVERY
+        erase_now
+        or moment - datetime.fromisoformat(state.get("rewritten_at", "2000-01-01T00:00:00+00:00")) > REWRITE_EVERY
     )
     done = []
     for table in TABLES:
@@ -145,7 +149,7 @@ def _store_state(con: duckdb.DuckDBPyConnection, state: dict[str, object]) -> No
     _write(con, {"state": state, "report": asdict(Report({}, [], 0, 0, ""))})
 
 
-def _record(con: duckdb.DuckDBPyConnection, report: Report) -> None:
+def _keep_report(con: duckdb.DuckDBPyConnection, report: Report) -> None:
     _write(con, {"state": _state(con), "report": asdict(report)})
 
 
@@ -153,6 +157,7 @@ def _write(con: duckdb.DuckDBPyConnection, document: dict[str, object]) -> None:
     con.execute("BEGIN")
     con.execute("DELETE FROM lake.import_state WHERE source = 'upkeep'")
     con.execute(
-        "INSERT INTO lake.import_state SELECT 'upkeep', guard_json(?), (SELECT n FROM lake.fence)", [json.dumps(document)]
+        "INSERT INTO lake.import_state SELECT 'upkeep', guard_json(?), (SELECT n FROM lake.fence)",
+        [json.dumps(document)],
     )
     con.execute("COMMIT")

@@ -1,0 +1,132 @@
+"""The demo: the whole story on real data, told step by step."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from isthmus.actions import people, syncing
+from isthmus.actions.applying import apply
+from isthmus.actions.demo_data import CAMPAIGNS, HOUSEHOLDS, PURCHASES, REDEMPTIONS, prepare
+from isthmus.app import App
+from isthmus.imports.load import load
+from isthmus.model.errors import InvalidInput
+from isthmus.model.intake import Counts
+from isthmus.model.mapping import Mapping
+from isthmus.store import people as stored
+
+Tell = Callable[[str, dict[str, Any]], None]
+"""Told each step of the story: its name and its figures."""
+
+Step = Callable[[int, int | None], None]
+
+SYNC = "everything"
+_MARKER = "demo.json"
+_MERGED = ("900", "1009")  # two of the busiest shoppers turn out to be one household
+_ERASED = "1228"
+
+
+def start_over(home: Path) -> None:
+    """Clear the home of an earlier demo. Raises InvalidInput if the home holds anything else: that is not ours to
+    remove."""
+    if (home / _MARKER).exists():
+        for part in ("store", "spool", "tmp", "locks", "demo"):
+            shutil.rmtree(home / part, ignore_errors=True)
+        for file in home.glob("ledger.sqlite*"):
+            file.unlink()
+    elif home.exists() and any(home.iterdir()):
+        raise InvalidInput(f"{home} holds something already", hint="give the demo a home of its own: --home ./demo-home")
+    home.mkdir(parents=True, exist_ok=True)
+    (home / _MARKER).write_text(json.dumps({"made_by": "isthmus demo"}) + "\n")
+
+
+def tell_demo(app: App, tell: Tell, *, step: Step = lambda done, total: None) -> dict[str, Any]:
+    """Land a year of purchases, deliver them, let the world change, deliver the change, and prove both sides equal.
+
+    Returns all figures. Raises whatever goes wrong on the way.
+    """
+    folder = app.home / "demo"
+    figures: dict[str, Any] = {}
+
+    @contextmanager
+    def chapter(name: str) -> Iterator[dict[str, Any]]:
+        facts: dict[str, Any] = {}
+        started = time.monotonic()
+        yield facts
+        facts["seconds"] = round(time.monotonic() - started, 1)
+        figures[name] = facts
+        tell(name, facts)
+
+    def land(path: Path, mapping: Mapping) -> Counts:
+        return load(app.lake, path, mapping.data, mapping=mapping, report=step)
+
+    with chapter("prepare"):
+        files = prepare(folder)
+    with chapter("land") as facts:
+        total = land(files.households, HOUSEHOLDS)
+        facts["profiles"] = total.landed
+        for name, path, mapping in (
+            ("purchases", files.purchases, PURCHASES),
+            ("redemptions", files.redemptions, REDEMPTIONS),
+            ("campaigns", files.campaigns, CAMPAIGNS),
+        ):
+            counts = land(path, mapping)
+            facts[name], facts["rejected"] = counts.landed, facts.get("rejected", 0) + counts.rejected
+    with chapter("deliver") as facts:
+        wish = folder / "isthmus.yaml"
+        wish.write_text(_WISH)
+        apply(app, wish, plan_only=False, environ={})
+        facts["rows"] = _run(app, step)
+    with chapter("prove") as facts:
+        proof = syncing.verify_sync(app, SYNC)
+        facts["rows"], facts["equal"] = proof.rows, proof.equal
+    with chapter("change") as facts:
+        facts["purchases"] = land(files.last_week, PURCHASES).landed
+        facts.update(_merge(app, folder))
+        facts["erased_events"] = people.erase_person(app, _ERASED)["events"]
+    with chapter("deliver the change") as facts:
+        facts["rows"] = _run(app, step)
+    with chapter("prove again") as facts:
+        proof = syncing.verify_sync(app, SYNC)
+        facts["rows"], facts["equal"] = proof.rows, proof.equal
+    with chapter("nothing new") as facts:
+        facts["rows"] = _run(app, step)
+    figures["warehouse"] = str(folder / "warehouse.duckdb")
+    figures["equal"] = figures["prove"]["equal"] and figures["prove again"]["equal"]
+    return figures
+
+
+_WISH = """\
+connections:
+  - {name: demo-warehouse, kind: duckdb, path: ./warehouse.duckdb}
+exports:
+  - {name: everything, connection: demo-warehouse, history: all, schedule: hourly}
+"""
+
+
+def _run(app: App, step: Step) -> int:
+    run = syncing.run_sync(app, SYNC, report=lambda r, done: step(done, max(r.rows_total, done)))
+    return 0 if run is None else run.rows_done
+
+
+def _merge(app: App, folder: Path) -> dict[str, int]:
+    """One row that names two households is all it takes: the profile id of one, the external id of the other."""
+    stays, goes = _MERGED
+    row = {"profile_id": stored.find(app.lake, stays), "external_id": goes, "note": "moved in together"}
+    path = folder / "moved_in.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    counts = load(
+        app.lake,
+        path,
+        "profiles",
+        mapping=Mapping(
+            data="profiles", identifiers=(("profile_id", "profile_id"), ("external_id", "external_id"))
+        ),
+    )
+    moved = stored.show(app.lake, row["profile_id"]).merges
+    return {"merged": counts.merged, "events_moved": sum(int(m["events_moved"]) for m in moved)}
