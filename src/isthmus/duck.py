@@ -52,7 +52,7 @@ def connect(
 
 
 def extension_path(name: str) -> str:
-    """Where the pip-installed extension lies. Loading by path writes nothing to the home folder and needs no network."""
+    """Where the pip-installed extension lies. Loading by path writes nothing to the home and needs no network."""
     try:
         module = importlib.import_module(f"duckdb_extension_{name}")
     except ImportError as e:

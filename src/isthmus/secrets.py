@@ -40,7 +40,8 @@ class Seal:
         except ValueError as e:
             raise InvalidInput(
                 "the secret key is not a Fernet key",
-                hint="make one with: python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'",
+                hint="make one with: python -c 'from cryptography.fernet import Fernet as F; "
+                "print(F.generate_key().decode())'",
             ) from e
 
     def seal(self, text: str) -> str:

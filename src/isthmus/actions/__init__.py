@@ -1,1 +1,1 @@
-"""Every verb a user has, once: one function each, whatever the door (CLI now; API and console translate to the same)."""
+"""Every verb a user has, once: one function each, whatever the door (API and console will translate to the same)."""

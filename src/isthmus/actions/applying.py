@@ -170,9 +170,9 @@ def _fields(connection: _Connection, folder: Path, environ: dict[str, str]) -> t
 
 def _selection(export: _Export) -> Selection:
     events = export.events
-    if isinstance(events, bool):
-        metrics, excluded = None, ()
-    else:
+    metrics: tuple[str, ...] | None = None
+    excluded: tuple[str, ...] = ()
+    if isinstance(events, _Events):
         metrics = None if events.metrics == "all" else tuple(events.metrics)
         excluded = tuple(events.exclude_integrations)
     if not export.profiles and events is False:

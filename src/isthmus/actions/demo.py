@@ -27,7 +27,7 @@ Step = Callable[[int, int | None], None]
 
 SYNC = "everything"
 _MARKER = "demo.json"
-_MERGED = ("900", "1009")  # two of the busiest shoppers turn out to be one household
+_MERGED = ("900", "1023")  # turn out to be one household
 _ERASED = "1228"
 
 
@@ -40,7 +40,9 @@ def start_over(home: Path) -> None:
         for file in home.glob("ledger.sqlite*"):
             file.unlink()
     elif home.exists() and any(home.iterdir()):
-        raise InvalidInput(f"{home} holds something already", hint="give the demo a home of its own: --home ./demo-home")
+        raise InvalidInput(
+            f"{home} holds something already", hint="give the demo a home of its own: --home ./demo-home"
+        )
     home.mkdir(parents=True, exist_ok=True)
     (home / _MARKER).write_text(json.dumps({"made_by": "isthmus demo"}) + "\n")
 
@@ -124,9 +126,7 @@ def _merge(app: App, folder: Path) -> dict[str, int]:
         app.lake,
         path,
         "profiles",
-        mapping=Mapping(
-            data="profiles", identifiers=(("profile_id", "profile_id"), ("external_id", "external_id"))
-        ),
+        mapping=Mapping(data="profiles", identifiers=(("profile_id", "profile_id"), ("external_id", "external_id"))),
     )
     moved = stored.show(app.lake, row["profile_id"]).merges
     return {"merged": counts.merged, "events_moved": sum(int(m["events_moved"]) for m in moved)}

@@ -21,6 +21,8 @@ from isthmus.model.errors import IsthmusError
 from isthmus.settings import Settings
 
 Home = Annotated[Path | None, typer.Option("--home", help="The home folder; goes before ISTHMUS_HOME.")]
+Name = Annotated[str, typer.Argument(help="Its name, as in the file that was applied.")]
+RunId = Annotated[str, typer.Argument(help="The id of a run; its beginning is enough.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)

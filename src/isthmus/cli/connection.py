@@ -7,7 +7,7 @@ import dataclasses
 import typer
 
 from isthmus.actions import connecting
-from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows
+from isthmus.cli.common import Home, Json, Name, opened, out, print_json, print_rows
 
 commands = typer.Typer(no_args_is_help=True)
 
@@ -32,7 +32,7 @@ def list_(home: Home = None, as_json: Json = False) -> None:
 
 
 @commands.command()
-def check(name: str, home: Home = None, as_json: Json = False) -> None:
+def check(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Ask, question by question, whether a connection can do its work."""
     with opened(home, as_json) as app:
         answers = []
@@ -52,7 +52,7 @@ def check(name: str, home: Home = None, as_json: Json = False) -> None:
 
 
 @commands.command()
-def script(name: str, home: Home = None, as_json: Json = False) -> None:
+def script(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Print the set-up script for the warehouse's administrator. It holds no secret and may be run twice."""
     with opened(home, as_json) as app:
         text = connecting.setup_script(app, name)
@@ -63,7 +63,7 @@ def script(name: str, home: Home = None, as_json: Json = False) -> None:
 
 
 @commands.command()
-def remove(name: str, home: Home = None, as_json: Json = False) -> None:
+def remove(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Disable a connection and its syncs; their history stays, and nothing in the warehouse is touched."""
     with opened(home, as_json) as app:
         connecting.remove_connection(app, name)

@@ -12,7 +12,9 @@ from isthmus.model.errors import InvalidInput
 
 
 def demo(
-    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Leave the console running, once it exists.")] = True,
+    serve: Annotated[
+        bool, typer.Option("--serve/--no-serve", help="Leave the console running, once it exists.")
+    ] = True,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -38,23 +40,30 @@ def _silent(name: str, facts: dict[str, Any]) -> None:
 
 
 def _tell(name: str, f: dict[str, Any]) -> None:
-    text = {
-        "prepare": lambda: "Read the Complete Journey data: 2,469 households, one year, one supermarket chain.",
-        "land": lambda: (
-            f"Landed {f['profiles']:,} households and {f['purchases']:,} purchases, {f['redemptions']:,} coupons and "
-            f"{f['campaigns']:,} mailings; {f['rejected']:,} rows rejected."
-        ),
-        "deliver": lambda: f"Delivered the history to a DuckDB warehouse: {f['rows']:,} rows.",
-        "prove": lambda: _proven(f),
-        "change": lambda: (
-            f"The world changed: {f['purchases']:,} new purchases; two households turned out to be one "
-            f"({f['events_moved']:,} events moved); one asked to be forgotten ({f['erased_events']:,} events erased)."
-        ),
-        "deliver the change": lambda: f"Delivered only the change: {f['rows']:,} rows.",
-        "prove again": lambda: _proven(f),
-        "nothing new": lambda: "Ran once more: nothing had changed, and the warehouse was not opened.",
-    }[name]()
-    out.print(f"[green]✓[/] {text} [dim]{f['seconds']:.1f} s[/]")
+    out.print(f"[green]✓[/] {_sentence(name, f)} [dim]{f['seconds']:.1f} s[/]")
+
+
+def _sentence(name: str, f: dict[str, Any]) -> str:
+    match name:
+        case "prepare":
+            return "Read the Complete Journey data: a year of shopping at one supermarket chain."
+        case "land":
+            return (
+                f"Landed {f['profiles']:,} households and {f['purchases']:,} purchases, {f['redemptions']:,} coupons "
+                f"and {f['campaigns']:,} mailings; {f['rejected']:,} rows rejected."
+            )
+        case "deliver":
+            return f"Delivered the history to a DuckDB warehouse: {f['rows']:,} rows."
+        case "change":
+            return (
+                f"The world changed: {f['purchases']:,} new purchases; two households turned out to be one "
+                f"({f['events_moved']:,} events moved); one asked to be forgotten ({f['erased_events']:,} events gone)."
+            )
+        case "deliver the change":
+            return f"Delivered only the change: {f['rows']:,} rows."
+        case "nothing new":
+            return "Ran once more: nothing had changed, and the warehouse was not opened."
+    return _proven(f)
 
 
 def _proven(f: dict[str, Any]) -> str:
@@ -69,7 +78,7 @@ def _tell_end(figures: dict[str, Any], home: str) -> None:
     for line in (
         "isthmus sync show everything",
         "isthmus person show 900",
-        'isthmus query "SELECT metric_name, count(*) AS events, sum(value) AS value FROM events GROUP BY ALL"',
+        'isthmus query "FROM metrics"',
         "isthmus sync verify everything",
     ):
         out.print(f"  {line} --home {home}", markup=False)

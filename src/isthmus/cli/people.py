@@ -19,6 +19,7 @@ File = Annotated[Path, typer.Argument(help="A .csv, .jsonl or .parquet file; the
 MappingFile = Annotated[
     Path | None, typer.Option("--mapping", help="A YAML file that says which column is what; else names are guessed.")
 ]
+Key = Annotated[str, typer.Argument(help="An e-mail, phone number, external id or profile id.")]
 Delimiter = Annotated[str | None, typer.Option("--delimiter", help="What separates CSV cells, if not commas.")]
 
 
@@ -85,7 +86,7 @@ def print_counts(counts: Counts) -> None:
 
 
 @commands.command()
-def show(key: str, home: Home = None, as_json: Json = False) -> None:
+def show(key: Key, home: Home = None, as_json: Json = False) -> None:
     """Show what is known of a person. KEY is an e-mail, phone number, external id or profile id."""
     with opened(home, as_json) as app:
         person, delivered = people.show_person(app, key)
@@ -125,7 +126,7 @@ def show(key: str, home: Home = None, as_json: Json = False) -> None:
 
 @commands.command()
 def erase(
-    key: str,
+    key: Key,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     home: Home = None,
     as_json: Json = False,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.actions import syncing
-from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows, shown
+from isthmus.cli.common import Home, Json, RunId, opened, out, print_json, print_rows, shown
 from isthmus.model.work import Run
 
 commands = typer.Typer(no_args_is_help=True)
@@ -59,7 +59,7 @@ def list_(
 
 
 @commands.command()
-def show(run_id: str, home: Home = None, as_json: Json = False) -> None:
+def show(run_id: RunId, home: Home = None, as_json: Json = False) -> None:
     """Show one run with its chunks and its error log. The beginning of the id is enough."""
     with opened(home, as_json) as app:
         found = syncing.show_run(app, run_id)
@@ -79,7 +79,7 @@ def show(run_id: str, home: Home = None, as_json: Json = False) -> None:
 
 
 @commands.command()
-def cancel(run_id: str, home: Home = None, as_json: Json = False) -> None:
+def cancel(run_id: RunId, home: Home = None, as_json: Json = False) -> None:
     """End a run at its next chunk. What it delivered stays."""
     with opened(home, as_json) as app:
         found = syncing.cancel_run(app, run_id)

@@ -8,7 +8,7 @@ import typer
 
 from isthmus.actions import syncing
 from isthmus.cli import run as run_words
-from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows, progress, shown
+from isthmus.cli.common import Home, Json, Name, opened, out, print_json, print_rows, progress, shown
 from isthmus.exports.prove import Proof
 from isthmus.model.work import Sync
 
@@ -51,7 +51,7 @@ def list_(home: Home = None, as_json: Json = False) -> None:
 
 
 @commands.command()
-def show(name: str, home: Home = None, as_json: Json = False) -> None:
+def show(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Show one sync with its newest runs."""
     with opened(home, as_json) as app:
         sync, runs = syncing.show_sync(app, name)
@@ -69,7 +69,7 @@ def print_value(label: str, value: object) -> None:
 
 
 @commands.command()
-def preview(name: str, home: Home = None, as_json: Json = False) -> None:
+def preview(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Say what a run would send now. Sends nothing."""
     with opened(home, as_json) as app:
         found = syncing.preview_sync(app, name)
@@ -85,7 +85,7 @@ def preview(name: str, home: Home = None, as_json: Json = False) -> None:
 
 @commands.command()
 def run(
-    name: str,
+    name: Name,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end. (Runs end in this process for now.)")] = True,
     home: Home = None,
     as_json: Json = False,
@@ -103,21 +103,21 @@ def run(
 
 
 @commands.command()
-def pause(name: str, home: Home = None, as_json: Json = False) -> None:
+def pause(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Stop a sync at its next chunk; nothing delivered is undone."""
     with opened(home, as_json) as app:
         _tell_state(syncing.pause_sync(app, name), as_json)
 
 
 @commands.command()
-def resume(name: str, home: Home = None, as_json: Json = False) -> None:
+def resume(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Let a paused sync go on where it was stopped."""
     with opened(home, as_json) as app:
         _tell_state(syncing.resume_sync(app, name), as_json)
 
 
 @commands.command()
-def reactivate(name: str, home: Home = None, as_json: Json = False) -> None:
+def reactivate(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Enable a sync and deliver its whole history again, in place of what is there."""
     with opened(home, as_json) as app:
         _tell_state(syncing.reactivate_sync(app, name), as_json)
@@ -131,7 +131,7 @@ def _tell_state(sync: Sync, as_json: bool) -> None:
 
 
 @commands.command()
-def verify(name: str, home: Home = None, as_json: Json = False) -> None:
+def verify(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Prove that the warehouse holds what the store does: counts and checksums of both sides, per window.
 
     Exit code 1 when they differ.
@@ -147,7 +147,7 @@ def verify(name: str, home: Home = None, as_json: Json = False) -> None:
 
 
 @commands.command()
-def repair(name: str, home: Home = None, as_json: Json = False) -> None:
+def repair(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Verify, deliver again just the windows that differ, and verify again."""
     with opened(home, as_json) as app:
         with progress(f"Repairing {name}", quiet=as_json) as step:

@@ -1,4 +1,4 @@
-"""Proof of delivery: both sides counted and summed per window, each by its own engine; and the repair of what differs."""
+"""Proof of delivery: both sides counted and summed per window, each by its own engine; and repair of what differs."""
 
 from __future__ import annotations
 

@@ -41,6 +41,10 @@ class IncomingFile(Protocol):
         """Tables of up to BATCH_ROWS rows with the column `n`, the row's number in the file, first."""
         ...
 
+    def nothing(self) -> pa.Table:
+        """A table without rows, shaped like those of `batches`."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -115,6 +119,9 @@ class CsvFile:
                 numbers.append(pa.array(range(at + passed, at + passed + step), pa.int64()))
                 at, left = at + step, left - step
             yield batch.add_column(0, "n", pa.chunked_array(numbers))
+
+    def nothing(self) -> pa.Table:
+        return _shaped(self.columns)
 
     def close(self) -> None:
         self._scan.close()
@@ -219,6 +226,9 @@ class LinesFile:
         if rest.strip():
             yield _split(rest, at)[0]
 
+    def nothing(self) -> pa.Table:
+        return pa.table({"n": pa.array([], pa.int64()), "line": pa.array([], pa.large_binary())})
+
     def close(self) -> None:
         pass
 
@@ -266,8 +276,15 @@ class ParquetFile:
         except (pa.ArrowException, OSError) as e:
             raise InvalidInput(f"{self._path} is damaged behind row {at}", vendor=str(e), hint="copy it again") from e
 
+    def nothing(self) -> pa.Table:
+        return _shaped(self.columns)
+
     def close(self) -> None:
         self._file.close()
+
+
+def _shaped(columns: list[IncomingColumn]) -> pa.Table:
+    return pa.table({"n": pa.array([], pa.int64())} | {c.ref: pa.array([], pa.string()) for c in columns})
 
 
 def shape(kind: pa.DataType) -> Shape:
@@ -279,8 +296,10 @@ def shape(kind: pa.DataType) -> Shape:
         return Shape.STRING
     if t.is_floating(kind):
         return Shape.FLOAT
-    if t.is_uint64(kind) or t.is_decimal(kind):
-        return Shape.HUGE if t.is_uint64(kind) else Shape.EXACT
+    if t.is_uint64(kind):
+        return Shape.HUGE
+    if t.is_integer(kind) or t.is_decimal(kind) or t.is_boolean(kind):
+        return Shape.NUMBER
     if t.is_timestamp(kind):
         return Shape.TIMESTAMP
     if t.is_nested(kind):

@@ -61,7 +61,7 @@ def load(
                 report(so_far.counts.read, _total(source, so_far))
             held = batch
         if held is None and (refused or not so_far.done):
-            held = _nothing(source)
+            held = source.nothing()
         if held is not None:
             so_far = landing.land(held, so_far, refused=refused, done=True, record=record)
         report(so_far.counts.read, so_far.counts.read)
@@ -72,10 +72,3 @@ def load(
 
 def _total(source: files.IncomingFile, so_far: Progress) -> int | None:
     return None if source.rows is None else source.rows + so_far.counts.read - so_far.rows
-
-
-def _nothing(source: files.IncomingFile) -> files.pa.Table:
-    pa = files.pa
-    if source.lines:
-        return pa.table({"n": pa.array([], pa.int64()), "line": pa.array([], pa.large_binary())})
-    return pa.table({"n": pa.array([], pa.int64())} | {c.ref: pa.array([], pa.string()) for c in source.columns})

@@ -21,7 +21,8 @@ class Shape(StrEnum):
 
     TEXT = "text"  # a CSV cell, or a JSON value as text: types are read from it, best effort
     STRING = "string"  # a text column of a typed source: stays text, but JSON objects and arrays in it are JSON
-    EXACT = "exact"  # integers of up to 64 bits, booleans, decimals, dates: JSON can hold them as they are
+    NUMBER = "number"  # integers of up to 64 bits, booleans, decimals: JSON can hold them as they are
+    EXACT = "exact"  # dates and other things that become texts
     HUGE = "huge"  # integers that may exceed 64 bits
     FLOAT = "float"
     TIMESTAMP = "timestamp"

@@ -167,12 +167,15 @@ def guess(columns: Sequence[str], data: Data, *, where: str, metric: str | None 
 
     Names are compared without case, spaces and punctuation, so `ExternalID`, `external_id` and `$event_id` are known.
     """
-    plain = {}
+    plain: dict[str, str] = {}
     for column in columns:
         plain.setdefault(re.sub(r"[^a-z0-9]", "", column.lower()), column)
 
     def find(field: str) -> str | None:
-        return next((plain[g] for g in _GUESSES[field] if g in plain), None)
+        for spelling in _GUESSES[field]:
+            if spelling in plain:
+                return plain[spelling]
+        return None
 
     identifiers = tuple((kind, column) for kind in IDENTIFIER_KINDS if (column := find(kind)))
     if not identifiers:
@@ -185,9 +188,9 @@ def guess(columns: Sequence[str], data: Data, *, where: str, metric: str | None 
         by_plain |= {n.removeprefix("location"): v for n, v in by_plain.items() if n not in ("locationip",)}
         taken = {column for _, column in identifiers}
         found: dict[str, str] = {}
-        for name, column in plain.items():
-            if name in by_plain and column not in taken:
-                found.setdefault(by_plain[name], column)
+        for spelling, named in plain.items():
+            if spelling in by_plain and named not in taken:
+                found.setdefault(by_plain[spelling], named)
         return Mapping(data="profiles", identifiers=identifiers, fields=tuple(found.items()))
     event_time, metric_column = find("event_time"), find("metric")
     if event_time is None:

@@ -15,7 +15,7 @@ from isthmus.secrets import Secret
 
 @contextmanager
 def held(sync_id: str, sync_name: str, *, folder: Path, database_url: Secret | None) -> Iterator[None]:
-    """Hold the lease of a sync, or raise SyncBusy at once: a lock on a file in `folder`, or in the database if given."""
+    """Hold the lease of a sync, or raise SyncBusy at once: a lock on a file in `folder`, or in the database."""
     busy = SyncBusy(
         f"a run of {sync_name!r} is under way in another process",
         hint=f"it goes on there; see `isthmus sync show {sync_name}`",

@@ -119,7 +119,8 @@ class Changes:
             )
         if table.name == METRIC.name:
             return (
-                "SELECT metric_id::VARCHAR AS id, unguard(name) AS name, unguard(integration_name) AS integration_name, "
+                "SELECT metric_id::VARCHAR AS id, unguard(name) AS name, "
+                "unguard(integration_name) AS integration_name, "
                 f"created, updated, seq AS {SEQ}, false AS {DELETED} FROM {source} WHERE {where}"
             )
         fields = ", ".join(f"unguard({name}) AS {name}" if kind is Type.TEXT else name for name, kind in PROFILE_FIELDS)

@@ -44,17 +44,18 @@ class CsvScan:
         self._from = (
             f"read_csv({duck.literal(str(path))}, auto_detect=false, header=true, delim={duck.literal(delimiter)}, "
             f"quote='\"', escape='\"', columns={{{cells}}}, strict_mode=true, null_padding=false, "
-            f"max_line_size={limit}, buffer_size={4 * limit}, compression='auto_detect', "
+            f"max_line_size={limit}, buffer_size={4 * limit}, compression='auto', "
         )
         self._path = path
 
     def survey(self) -> tuple[int, list[BrokenRow]]:
-        """How many good rows there are, and the broken ones. Raises InvalidInput when the file cannot be read at all."""
+        """How many good rows there are, and the broken ones. Raises InvalidInput if the file cannot be read."""
         counts = ", ".join(f"count(c{i})" for i in range(self._width))
         try:
             row = self._con.execute(f"SELECT count(*), {counts} FROM {self._from} store_rejects=true)").fetchone()
             broken = self._con.execute(
-                "SELECT line, min_by(column_name, coalesce(column_idx, 0)), min(error_type::VARCHAR), min(error_message), "
+                "SELECT line, min_by(column_name, coalesce(column_idx, 0)), min(error_type::VARCHAR), "
+                "min(error_message), "
                 "any_value(csv_line) FROM reject_errors GROUP BY line ORDER BY line"
             ).fetchall()
         except duckdb.Error as e:

@@ -238,7 +238,9 @@ def _attach(con: duckdb.DuckDBPyConnection, place: Place, options: str = "") -> 
         data = place.root / "store" / "data"
         con.execute(
             f"ATTACH {duck.literal(f'ducklake:sqlite:{catalog}')} AS lake (DATA_PATH {duck.literal(f'{data}/')}, "
-            f"DATA_INLINING_ROW_LIMIT 0, META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 20000{options})"
+            # The catalog keeps the folder's path of its first day; the home may have been moved since.
+            f"OVERRIDE_DATA_PATH true, DATA_INLINING_ROW_LIMIT 0, META_JOURNAL_MODE 'WAL', "
+            f"META_BUSY_TIMEOUT 20000{options})"
         )
         return
     if place.storage_url is None or place.s3 is None:

@@ -134,7 +134,8 @@ class Landing:
         same = " AND ".join(f"w.id_{k} IS NOT DISTINCT FROM m.id_{k}" for k in self.kinds)
         con.execute(
             "CREATE OR REPLACE TEMP TABLE broken AS SELECT n, bad::INTEGER AS fault FROM mapped WHERE bad IS NOT NULL "
-            f"UNION ALL SELECT m.n, {unknown + 1} FROM mapped m JOIN (SELECT {known} FROM who WHERE profile_id IS NULL) w "
+            f"UNION ALL SELECT m.n, {unknown + 1} FROM mapped m "
+            f"JOIN (SELECT {known} FROM who WHERE profile_id IS NULL) w "
             f"ON {same} WHERE m.bad IS NULL"
         )
         table = pa.table(
@@ -166,7 +167,8 @@ class Landing:
                 )
             rejections.keep_from(
                 write,
-                f"SELECT {_text(self.label)} AS source, '{self.mapping.data}' AS data, p.n AS row_number, p.\"column\", "
+                f"SELECT {_text(self.label)} AS source, '{self.mapping.data}' AS data, "
+                'p.n AS row_number, p."column", '
                 f"p.reason, p.message, {self.mapped.payload} AS payload, p.landed "
                 f"FROM ({' UNION ALL '.join(parts)}) p JOIN incoming USING (n)",
             )
@@ -209,7 +211,8 @@ class Landing:
             return
         ref = self._columns[self._phone_column].ref
         given = con.execute(
-            f"SELECT DISTINCT {ref}::VARCHAR FROM incoming WHERE {ref} IS NOT NULL AND clean_phone({ref}::VARCHAR) IS NULL"
+            f"SELECT DISTINCT {ref}::VARCHAR FROM incoming "
+            f"WHERE {ref} IS NOT NULL AND clean_phone({ref}::VARCHAR) IS NULL"
         ).fetchall()
         read = [(text, good) for (text,) in given if (good := read_phone(text, self.phone_region))]
         if read:

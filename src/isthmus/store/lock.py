@@ -132,7 +132,7 @@ def conninfo(url: Secret) -> str:
     except ProgrammingError as e:
         raise InvalidInput("ISTHMUS_DATABASE_URL is not a PostgreSQL URL", hint="postgresql://user:pw@host/db") from e
     parts["options"] = f"{parts.get('options') or ''} -c lc_messages=C".strip()
-    return make_conninfo(**parts)
+    return make_conninfo("", **{name: str(value) for name, value in parts.items() if value is not None})
 
 
 def passwords(url: Secret) -> list[str]:

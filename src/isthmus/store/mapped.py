@@ -16,6 +16,7 @@ from isthmus.model.intake import IncomingColumn, Reason, Shape
 from isthmus.model.mapping import Given, Mapping
 from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
+from isthmus.store import cells
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,9 @@ class _Builder:
             order = "changed_at" if self.mapping.changed_at else "NULL::TIMESTAMPTZ AS changed_at"
             return ["n", *kinds, *(name for name, _ in self.mapping.fields), order, "properties", "bad"]
         # Without an id of its own a row stands for itself: the same content is the same event.
-        content = "md5(concat_ws(chr(31), epoch_us(event_time), value, value_currency, properties))"
-        unique = f"coalesce(unique_id, 'content:' || {content}) AS unique_id"
+        # Value and currency are among the properties.
+        content = "concat('content:', epoch_us(event_time), '-', md5(properties))"
+        unique = f"coalesce(unique_id, {content}) AS unique_id"
         return [
             *("n", *kinds, "event_time", "metric", "integration", "metric_id", unique),
             *("value", "value_currency", "properties", "bad"),
@@ -119,7 +121,7 @@ class _Builder:
         if not self.lines:
             return "incoming"
         limit = intake.MAX_EVENT_BYTES if self.mapping.data == "events" else intake.MAX_PROFILE_BYTES
-        paths = "[" + ", ".join(literal(_pointer(p)) for p in self.paths) + "]"
+        paths = "[" + ", ".join(literal(cells.pointer(p)) for p in self.paths) + "]"
         extract = f"json_extract_string(text, {paths})" if self.paths else "[]::VARCHAR[]"
         return (
             f"(SELECT n, big, text, fine, keys, x, CASE WHEN has_null(rest) THEN "
@@ -137,7 +139,7 @@ class _Builder:
             drop = {column: None for _, column in self.mapping.used()} | {c: None for c in self.mapping.ignore}
             return f"json_merge_patch(text, {literal(json.dumps(drop))})::VARCHAR"
         picked = ", ".join(
-            f"{literal(_key(key))} || json_extract(text, {literal(_pointer(column))})::VARCHAR"
+            f"{literal(cells.key(key))} || json_extract(text, {literal(cells.pointer(column))})::VARCHAR"
             for key, column in self.mapping.properties
         )
         return f"'{{' || concat_ws(',', {picked}) || '}}'" if picked else "'{}'"
@@ -157,21 +159,23 @@ class _Builder:
         alias = f"raw_{rule_column}"
         if all(existing != alias for existing, _ in self.out):
             column = self._column(name)
-            text = _as_text(column)
+            text = cells.as_text(column)
             self.out.append((alias, f"nullif({text}, '')"))
         return alias
 
+    def _presence(self, column: IncomingColumn, rule_column: str) -> str:
+        """What tells whether a value is there: the text, or the typed value itself, which costs no cast."""
+        return self._raw(column.name, rule_column) if column.shape in (Shape.TEXT, Shape.STRING) else column.ref
+
     def _identifiers(self) -> None:
-        present = []
         for kind, name in self.mapping.identifiers:
             raw = self._raw(name, f"id_{kind}")
             clean = {"email": "clean_email", "phone_number": "clean_phone"}.get(kind, "clean_id")
-            text = f"nullif({_as_text(self._column(name))}, '')"
+            text = f"nullif({cells.as_text(self._column(name))}, '')"
             cleaned = f"{clean}({text})"
             if kind == "phone_number":  # `phones` holds what the library made of those written another way
                 cleaned = f"coalesce({cleaned}, (SELECT any_value(p.good) FROM phones p WHERE p.given = {text}))"
             self.out.append((f"id_{kind}", cleaned))
-            present.append(f"{raw} IS NULL")
             if kind == "email":
                 self.rules.add(
                     f"{raw} IS NOT NULL AND id_{kind} IS NULL", name, Reason.BAD_EMAIL, "not an e-mail address"
@@ -247,12 +251,13 @@ class _Builder:
             self._time("changed_at", self.mapping.changed_at, required=False)
 
     def _time(self, name: str, column: str, *, required: bool) -> None:
-        source = self._column(column)
-        raw = self._raw(column, name)
+        given = self._column(column)
+        raw = self._presence(given, name)
         value = {
-            Shape.TIMESTAMP: f"in_range({source.ref}::TIMESTAMPTZ)",
-            Shape.EXACT: f"parse_time({source.ref}::VARCHAR)",
-        }.get(source.shape, f"parse_time(trim({raw}))")
+            Shape.TIMESTAMP: f"in_range({given.ref}::TIMESTAMPTZ)",
+            Shape.TEXT: f"parse_time(trim({raw}))",
+            Shape.STRING: f"parse_time(trim({raw}))",
+        }.get(given.shape, f"parse_time({given.ref}::VARCHAR)")
         self.out.append((name, value))
         if required:
             self.rules.add(f"{raw} IS NULL", column, Reason.NO_TIME, "the time of the event is empty")
@@ -267,13 +272,10 @@ class _Builder:
         if column is None:
             self.out.append((name, "NULL::DOUBLE"))
             return
-        source = self._column(column)
-        raw = self._raw(column, name)
-        value = (
-            f"parse_number({raw})"
-            if source.shape is Shape.TEXT or source.shape is Shape.STRING
-            else (f"finite(TRY_CAST({source.ref} AS DOUBLE))")
-        )
+        given = self._column(column)
+        raw = self._presence(given, name)
+        texts = given.shape in (Shape.TEXT, Shape.STRING)
+        value = f"parse_number({raw})" if texts else f"finite(TRY_CAST({given.ref} AS DOUBLE))"
         self.out.append((name, value))
         self.rules.add(
             f"{raw} IS NOT NULL AND {name} IS NULL", column, Reason.BAD_NUMBER, "not a finite number, such as 12.50"
@@ -314,17 +316,22 @@ class _Builder:
         parts: list[tuple[str, str, str]] = self._own_properties()
         for key, name in self.mapping.property_columns([c.name for c in self.columns]):
             column = self.named[name]
-            parts.append((key, _as_json(column), f"{column.ref} IS NOT NULL"))
+            parts.append((key, cells.as_json(column), f"{column.ref} IS NOT NULL"))
             self._shape_rules(column)
         if not parts:
             return "'{}'"
         all_there = " AND ".join(there for _, _, there in parts)
-        whole = " || ',' || ".join(f"{literal(_key(key))} || {value}" for key, value, _ in parts)
-        some = ", ".join(f"CASE WHEN {there} THEN {literal(_key(key))} || {value} END" for key, value, there in parts)
+        whole = ", ".join(
+            f"{literal((',' if i else '') + cells.key(key))}, {value}" for i, (key, value, _) in enumerate(parts)
+        )
+        some = ", ".join(
+            f"CASE WHEN {there} THEN {literal(cells.key(key))} || {value} END" for key, value, there in parts
+        )
         if len(parts) > intake.MAX_PROPERTIES:
             self.out.append(("many", " + ".join(f"({there})::INTEGER" for _, _, there in parts)))
-        # Most rows of most sources are full: for them one concatenation, without looking for gaps.
-        return f"guard_json('{{' || CASE WHEN {all_there} THEN {whole} ELSE concat_ws(',', {some}) END || '}}')"
+        # Most rows of most files are full: for them one concatenation, without looking for gaps.
+        inner = f"CASE WHEN {all_there} THEN concat({whole}) ELSE concat_ws(',', {some}) END"
+        return f"concat('{{', guard_json({inner}), '}}')"
 
     def _shape_rules(self, column: IncomingColumn) -> None:
         flag = f"fault_{column.ref}"
@@ -352,7 +359,7 @@ class _Builder:
         own = self._own_properties()
         if not own:
             return "guard_json(rest)"
-        extra = ", ".join(f"CASE WHEN {there} THEN {literal(_key(k))} || {v} END" for k, v, there in own)
+        extra = ", ".join(f"CASE WHEN {there} THEN {literal(cells.key(k))} || {v} END" for k, v, there in own)
         return (
             "CASE WHEN fine THEN guard_json(json_merge_patch(coalesce(rest, '{}'), "
             f"'{{' || concat_ws(',', {extra}) || '}}')::VARCHAR) END"
@@ -375,40 +382,5 @@ class _Builder:
     def _payload(self) -> str:
         if self.lines:
             return "coalesce(TRY(decode(line)), line::VARCHAR)"
-        cells = ", ".join(f"{literal(c.name)}, {_payload_cell(c)}" for c in self.columns)
-        return f"json_object({cells})::VARCHAR"
-
-
-def _pointer(name: str) -> str:
-    """The JSON pointer to a key of the top level."""
-    return "/" + name.replace("~", "~0").replace("/", "~1")
-
-
-def _key(name: str) -> str:
-    return json.dumps(name, ensure_ascii=False) + ":"
-
-
-def _payload_cell(column: IncomingColumn) -> str:
-    if column.shape in (Shape.FLOAT, Shape.BINARY, Shape.NESTED):
-        return f"{column.ref}::VARCHAR"
-    return column.ref
-
-
-def _as_text(column: IncomingColumn) -> str:
-    if column.shape in (Shape.TEXT, Shape.STRING):
-        return column.ref
-    return f"{column.ref}::VARCHAR"
-
-
-def _as_json(column: IncomingColumn) -> str:
-    match column.shape:
-        case Shape.TEXT:
-            return f"cell_json({column.ref})"
-        case Shape.STRING:
-            return f"text_json({column.ref})"
-        case Shape.TIMESTAMP:
-            return f"strftime({column.ref}::TIMESTAMPTZ, '\"%Y-%m-%dT%H:%M:%S.%fZ\"')"
-        case Shape.BINARY:
-            return f"to_json(base64({column.ref}))::VARCHAR"
-        case _:
-            return f"to_json({column.ref})::VARCHAR"
+        pairs = ", ".join(f"{literal(c.name)}, {cells.payload_cell(c)}" for c in self.columns)
+        return f"json_object({pairs})::VARCHAR"

@@ -30,7 +30,7 @@ def find(lake: Lake, key: str, *, phone_region: str | None = None) -> str:
     """
     text = key.strip()
     spellings = {
-        "profile_id": text.lower(),
+        "profile_id": _as_uuid(text) or text,
         "external_id": text,
         "email": text.lower(),
         "phone_number": read_phone(text, phone_region) or text,
@@ -107,7 +107,8 @@ def erase(lake: Lake, profile_id: str) -> dict[str, int]:
         con.execute(
             "CREATE OR REPLACE TEMP TABLE naming AS SELECT DISTINCT r.rejection_id FROM lake.rejections r "
             "JOIN names i ON contains(lower(unguard(r.payload)), lower(i.value)) AND "
-            "regexp_matches(lower(unguard(r.payload)), '(^|[^a-z0-9])' || regexp_escape(lower(i.value)) || '([^a-z0-9]|$)')"
+            "regexp_matches(lower(unguard(r.payload)), "
+            "'(^|[^a-z0-9])' || regexp_escape(lower(i.value)) || '([^a-z0-9]|$)')"
         )
         con.execute("DELETE FROM lake.rejections WHERE rejection_id IN (SELECT rejection_id FROM naming)")
         con.execute("DELETE FROM lake.identifiers WHERE profile_id = ?", at)

@@ -38,8 +38,8 @@ def patch_from_rows(write: Write, fields: list[str]) -> None:
         "CREATE OR REPLACE TEMP TABLE patch AS SELECT b.*, a.external_id, a.email, a.phone_number, "
         "NULL::TIMESTAMPTZ AS last_event_date "
         f"FROM (SELECT r.profile_id{last}, CASE WHEN count(*) = 1 THEN any_value(m.properties)::JSON "
-        f"ELSE list_reduce(list(m.properties::JSON ORDER BY {order}), lambda a, b: merge_objects(a, b)) END AS properties "
-        "FROM placed r JOIN mapped m USING (n) GROUP BY r.profile_id) b "
+        f"ELSE list_reduce(list(m.properties::JSON ORDER BY {order}), lambda a, b: merge_objects(a, b)) END "
+        "AS properties FROM placed r JOIN mapped m USING (n) GROUP BY r.profile_id) b "
         f"LEFT JOIN ({_named()}) a USING (profile_id)"
     )
     _apply(write, fields=fields, fill_gaps_only=False)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from isthmus.duck import connect, identifier, literal, row_digest
 from isthmus.model.checks import Check
-from isthmus.model.errors import Missing, Rejected, Unreachable, WarehouseError
+from isthmus.model.errors import Busy, Missing, Rejected, Unreachable, WarehouseError
 from isthmus.model.table import DELETED, RECEIPTS, SEQ, Batch, Receipt, SeqRange, Table, Tally
 from isthmus.warehouses import sql
 from isthmus.warehouses.duckdb_errors import translate
@@ -141,12 +141,12 @@ class DuckDBWarehouse:
 
     def _take(self, batch: Batch, target: str) -> None:
         columns = [c.name for c in batch.table.columns]
-        source = sql.parquet(batch.files)
+        origin = sql.parquet(batch.files)
         present = f"NOT coalesce({identifier(DELETED)}, false)" if batch.table.key else "true"
         if batch.table.key and not batch.adds_only:
-            source = self._make_way(batch, target)
+            origin = self._make_way(batch, target)
         self._execute(
-            f"INSERT INTO {target} ({sql.names(columns)}) SELECT {sql.names(columns)} FROM {source} WHERE {present}"
+            f"INSERT INTO {target} ({sql.names(columns)}) SELECT {sql.names(columns)} FROM {origin} WHERE {present}"
         )
         self._execute(f"DROP TABLE IF EXISTS temp.{_NEWEST}")
 
@@ -197,10 +197,14 @@ class DuckDBWarehouse:
         return sql.receipt(batch_id, found) if found else None
 
     def _write_receipt(self, batch: Batch) -> Receipt:
-        row = self._row(
-            f"INSERT INTO {self._in(RECEIPTS)} VALUES ({sql.receipt_values(batch)}, get_current_timestamp()) "
-            "RETURNING table_name, rows, after_seq, upto_seq, epoch_us(loaded_at)"
-        )
+        try:
+            row = self._row(
+                f"INSERT INTO {self._in(RECEIPTS)} VALUES ({sql.receipt_values(batch)}, get_current_timestamp()) "
+                "RETURNING table_name, rows, after_seq, upto_seq, epoch_us(loaded_at)"
+            )
+        except Rejected as e:  # the primary key: another connection has just written this receipt
+            hint = "it will be tried again"
+            raise Busy("the same batch is being loaded by another process", code=e.code, hint=hint) from e
         return sql.receipt(batch.batch_id, row)
 
     def tally(self, table: Table, seqs: SeqRange) -> Iterator[Tally]:
@@ -253,7 +257,7 @@ class DuckDBWarehouse:
             return Count(rows)
         moment = identifier(window.changed_at)
         rows, first, last = self._row(
-            f"SELECT count(*), epoch_us(min({moment})::TIMESTAMP), epoch_us(max({moment})::TIMESTAMP) "
+            f"SELECT count(*), {_microseconds(f'min({moment})')}, {_microseconds(f'max({moment})')} "
             f"FROM {_from(relation)} WHERE {where}"
         )
         return Count(rows, sql.instant(first), sql.instant(last))
@@ -344,6 +348,12 @@ def _from(relation: Relation) -> str:
         # On lines of its own: the query may end with a comment.
         return f"(\n{relation.name.rstrip().rstrip(';')}\n) AS q"
     return f"{identifier(relation.schema)}.{identifier(relation.name)}"
+
+
+def _microseconds(expression: str) -> str:
+    moment = f"({expression})::TIMESTAMP"
+    # epoch_us of infinity is NULL, which would read as "no rows with a time".
+    return f"CASE WHEN isinf({moment}) THEN if({moment} > 'epoch', 1, -1) * {2**62} ELSE epoch_us({moment}) END"
 
 
 def _remove(temp_dir: Path) -> None:

@@ -14,21 +14,21 @@ from isthmus.warehouses import sql
 def translate(e: Exception, file: Path) -> WarehouseError:
     """One error as one of ours, with DuckDB's own words."""
     text, code = str(e), type(e).__name__
-    if ".parquet" in text:
+    if ".parquet" in text.partition("\n")[0]:  # the later lines repeat our own statement
         return sql.broken_file(e)
     match e:
         case PermissionError() | FileNotFoundError() | duckdb.IOException():
             return _file_error(text, code, file)
         case duckdb.OutOfMemoryException():
             return Busy("DuckDB ran out of memory", code=code, vendor=text, hint="try again when less else is running")
-        case duckdb.TransactionException() | duckdb.ConstraintException():
+        case duckdb.TransactionException():
             return Busy("another load changed the same rows", code=code, vendor=text, hint="it will be tried again")
         case duckdb.CatalogException() if "write-write conflict" in text:
             return Busy("another load changed the same table", code=code, vendor=text, hint="it will be tried again")
         case duckdb.CatalogException() | duckdb.BinderException():
             hint = "check the name, or run the set-up script again"
             return Missing("a schema, table or column is not there", code=code, vendor=text, hint=hint)
-        case duckdb.ConversionException() | duckdb.InvalidInputException() | duckdb.OutOfRangeException():
+        case duckdb.DataError() | duckdb.IntegrityError() | duckdb.InvalidInputException():
             hint = "correct the value where it comes from"
             summary = "a value cannot be held by its column"
             return Rejected(summary, row="", column="", code=code, vendor=text, hint=hint)
@@ -44,10 +44,15 @@ def _file_error(text: str, code: str, file: Path) -> WarehouseError:
     if "Permission denied" in text or "Read-only file system" in text:
         hint = f"give the user Isthmus runs as the right to read and write {file} and its folder"
         return Denied(f"{file} cannot be opened: permission denied", code=code, vendor=text, hint=hint)
-    if "not a valid DuckDB database file" in text or "is a directory" in text.lower():
+    if any(words in text for words in ("not a valid DuckDB database file", "Corrupt database file", "s a directory")):
         hint = "give the path of a DuckDB file, or of a file that is not there yet"
         return Mismatch(
-            f"{file} is not a DuckDB file", column="", ours="DuckDB file", theirs="other", hint=hint, vendor=text
+            f"{file} is not a DuckDB file, or is damaged",
+            column="",
+            ours="DuckDB file",
+            theirs="other",
+            hint=hint,
+            vendor=text,
         )
     if found := re.search(r"version number (\d+), but we can only read version(?:s between)? (.+?)\.", text):
         return Mismatch(

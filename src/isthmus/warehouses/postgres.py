@@ -45,7 +45,7 @@ class PostgresConfig:
     host: str = setting("Host", help="Name or address of the server", example="db.example.com")
     database: str = setting("Database", help="The database to work in", example="analytics")
     username: str = setting("User name", help="The role made by the set-up script", example="isthmus")
-    password: Secret = setting("Password", help="The password of that role", example="…", secret=True)
+    password: Secret = setting("Password", help="The password of that role", secret=True)
     port: int = setting("Port", help="The port the server listens on", default=5432, example="5432")
     schema: str = setting("Schema", help="The schema the exported tables go to", default="public", example="public")
     sslmode: str = setting(
@@ -230,17 +230,17 @@ class PostgresWarehouse:
 
     def schema(self, relation: Relation) -> pa.Schema:
         """Numbers without limit, JSON, and types Arrow has no word for are text; arrays are text in JSON."""
-        source = self._from(relation)
-        chosen = postgres_sql.plain_columns(self._described(source))
-        return self._described(f"(SELECT {chosen} FROM {source}) AS q").remove_metadata()
+        origin = self._from(relation)
+        chosen = postgres_sql.plain_columns(self._described(origin))
+        return self._described(f"(SELECT {chosen} FROM {origin}) AS q").remove_metadata()
 
     def read(
         self, relation: Relation, *, window: Window | None = None, limit: int | None = None
     ) -> Iterator[pa.RecordBatch]:
         """See the protocol, and `schema` for the types. Runs in a session of its own, which ends with the iterator."""
-        source = self._from(relation)
-        found = self._described(source)
-        statement = f"SELECT {postgres_sql.plain_columns(found)} FROM {source} WHERE {_where(relation, window, found)}"
+        origin = self._from(relation)
+        found = self._described(origin)
+        statement = f"SELECT {postgres_sql.plain_columns(found)} FROM {origin} WHERE {_where(relation, window, found)}"
         # The inner query has the columns as they are: a window is ordered by the value, not by its text.
         statement += postgres_sql.in_order(window) + ("" if limit is None else f" LIMIT {int(limit)}")
         with _translated(self._config):
@@ -257,14 +257,14 @@ class PostgresWarehouse:
                 con.close()
 
     def count(self, relation: Relation, *, window: Window | None = None) -> Count:
-        source = self._from(relation)
+        origin = self._from(relation)
         if window is None:
-            return Count(self._execute(f"SELECT count(*) FROM {source}")[0][0])
-        where = _where(relation, window, self._described(source))
+            return Count(self._execute(f"SELECT count(*) FROM {origin}")[0][0])
+        where = _where(relation, window, self._described(origin))
         moment = identifier(window.changed_at)
         rows, first, last = self._execute(
             f"SELECT count(*), {postgres_sql.microseconds(f'min({moment})')}, "
-            f"{postgres_sql.microseconds(f'max({moment})')} FROM {source} WHERE {where}"
+            f"{postgres_sql.microseconds(f'max({moment})')} FROM {origin} WHERE {where}"
         )[0]
         return Count(rows, sql.instant(first), sql.instant(last))
 
@@ -277,9 +277,9 @@ class PostgresWarehouse:
             raise Missing(f"there is no table or view {relation}", hint="check the name, and that the schema is right")
         return f"{identifier(found[0][0])}.{identifier(found[0][1])} AS q"
 
-    def _described(self, source: str) -> pa.Schema:
+    def _described(self, origin: str) -> pa.Schema:
         with _translated(self._config), self._open().cursor() as cursor:
-            cursor.execute(f"SELECT * FROM {source} LIMIT 0")
+            cursor.execute(f"SELECT * FROM {origin} LIMIT 0")
             reader = cursor.fetch_record_batch()
             schema = reader.schema
             reader.close()

@@ -36,6 +36,12 @@ _CODES: dict[str, _Kind] = {
 
 # Found in what libpq says when a connection cannot be made; the first that fits wins.
 _WORDS: tuple[tuple[str, _Kind], ...] = (
+    ("too many", Busy),
+    ("connection slots", Busy),
+    ("starting up", Busy),
+    ("shutting down", Busy),
+    ("recovery mode", Busy),
+    ("not accepting connections", Busy),
     ("authentication", Denied),
     ("no password supplied", Denied),
     ("pg_hba.conf", Denied),
@@ -43,12 +49,6 @@ _WORDS: tuple[tuple[str, _Kind], ...] = (
     ("not permitted to log in", Denied),
     ('role "', Denied),
     ('database "', Missing),
-    ("too many", Busy),
-    ("connection slots", Busy),
-    ("starting up", Busy),
-    ("shutting down", Busy),
-    ("recovery mode", Busy),
-    ("not accepting connections", Busy),
 )
 
 _SUMMARIES: dict[_Kind, str] = {

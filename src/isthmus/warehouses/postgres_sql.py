@@ -150,7 +150,7 @@ def may_read_all(schema: str) -> str:
 
 
 def plain_columns(found: pa.Schema) -> str:
-    """The select list over an aliased source `q` after which every column is a plain Arrow type."""
+    """The select list over an aliased origin `q` after which every column is a plain Arrow type."""
     return ", ".join(_plain(f) for f in found) or "*"
 
 
@@ -164,7 +164,7 @@ def _plain(field: pa.Field) -> str:
 
 
 def in_order(window: Window | None) -> str:
-    """`sql.in_order`, by the columns of the source `q` and not by those of the select list."""
+    """`sql.in_order`, by the columns of the origin `q` and not by those of the select list."""
     if window is None:
         return ""
     columns = [window.changed_at, *([window.key] if window.key else [])]

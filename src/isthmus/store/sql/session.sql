@@ -5,7 +5,8 @@
 CREATE OR REPLACE MACRO guard(s) AS regexp_replace(s, '\{(\x02*[A-Z_]+\})', '{' || chr(2) || '\1', 'g');
 CREATE OR REPLACE MACRO unguard(s) AS
     CASE WHEN contains(s, chr(2)) THEN regexp_replace(s, '\{\x02(\x02*[A-Z_]+\})', '{\1', 'g') ELSE s END;
-CREATE OR REPLACE MACRO guard_json(s) AS regexp_replace(s, '\{([A-Z_]+\})', '\\u007b\1', 'g');
+CREATE OR REPLACE MACRO guard_json(s) AS
+    CASE WHEN contains(s, '{') THEN regexp_replace(s, '\{([A-Z_]+\})', '\\u007b\1', 'g') ELSE s END;
 CREATE OR REPLACE MACRO metric_key(integration, name) AS
     md5(concat(integration, chr(31), name))::UUID;
 CREATE OR REPLACE MACRO event_key(metric_id, profile_id, unique_id) AS
@@ -38,7 +39,7 @@ CREATE OR REPLACE MACRO finite(d) AS CASE WHEN isfinite(d) THEN d END;
 CREATE OR REPLACE MACRO parse_time(s) AS CASE
     WHEN regexp_full_match(s, '\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?( ?(Z|[+-]\d{2}(:?\d{2})?))?)?')
     THEN in_range(TRY_CAST(s AS TIMESTAMPTZ))
-    WHEN regexp_full_match(s, '-?\d{9,11}(\.\d{1,6})?') THEN in_range(TRY(to_timestamp(s::DOUBLE)))
+    WHEN regexp_full_match(s, '-?\d{9,11}(\.\d{1,6})?') THEN in_range(to_timestamp(TRY_CAST(s AS DOUBLE)))
     WHEN contains(s, '/') THEN in_range(try_strptime(s, ['%m/%d/%Y', '%m/%d/%Y %H:%M', '%m/%d/%Y %H:%M:%S',
         '%m/%d/%YT%H:%M:%S', '%m/%d/%Y %H:%M:%S.%f'])::TIMESTAMPTZ)
     END;
@@ -75,8 +76,10 @@ CREATE OR REPLACE MACRO suspicious(s) AS
     length(s) > 100000
     OR regexp_matches(s, '[:\[,]\s*-?(\d{19}|[Nn]a[Nn]|[Ii]nf|\d+(\.\d+)?[eE]\+?\d{3})|,\s*[\]}]|\\u0000');
 CREATE OR REPLACE MACRO has_null(s) AS regexp_matches(s, ':\s*null');
--- The later object's keys win, the first one's order stays; keys with null are left out.
+-- The later object's keys win, the first one's order stays; keys with null are left out. Going through a map undoes
+-- the escapes, so they are made again.
 CREATE OR REPLACE MACRO without_nulls(m) AS
     map_from_entries(list_filter(map_entries(m), lambda e: e.value::VARCHAR <> 'null'));
 CREATE OR REPLACE MACRO merge_objects(older, newer) AS
-    map_concat(coalesce(older, '{}')::MAP(VARCHAR, JSON), coalesce(newer, '{}')::MAP(VARCHAR, JSON))::JSON;
+    guard_json(map_concat(coalesce(older, '{}')::MAP(VARCHAR, JSON), coalesce(newer, '{}')::MAP(VARCHAR, JSON))
+        ::JSON::VARCHAR)::JSON;

@@ -1,0 +1,58 @@
+# Everything a developer runs; `make` alone lists it.
+#
+# Needs only Python 3.11 or newer with pip, and the network the first time. Nothing is installed outside `.venv`.
+# ARGS="…" is handed on, for example: make test ARGS="-k ledger -x"
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+COMPILE := $(BIN)/uv --quiet pip compile --generate-hashes --no-header --no-annotate --python-version 3.11 $(ARGS)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test test-long bench lint format docs lock clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## make .venv with everything pinned; does nothing if it is up to date
+
+$(STAMP): requirements.lock requirements-build.lock pyproject.toml
+	@PYTHON="$(PYTHON)" .ci/setup
+	@touch $@
+
+demo: setup ## the whole story on real data, in one command
+	@$(BIN)/isthmus demo $(ARGS)
+
+test: setup lint ## everything that must hold before a change is taken
+	@echo "· tests"
+	@$(BIN)/pytest -m "not long" $(ARGS)
+
+test-long: setup ## the slower proofs
+	@$(BIN)/pytest -m long $(ARGS)
+
+bench: setup ## how fast, how much memory: measured here, now
+	@$(BIN)/python bench/run.py $(ARGS)
+
+lint: setup ## style, types, and who may import whom
+	@echo "· style"
+	@$(BIN)/ruff check --quiet --output-format concise .
+	@$(BIN)/ruff format --quiet --check .
+	@echo "· types"
+	@$(BIN)/mypy --no-error-summary
+	@echo "· layers"
+	@$(BIN)/lint-imports > .venv/layers.txt || { cat .venv/layers.txt; exit 1; }
+
+format: setup ## put the code in shape
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+docs: setup ## write the generated pages of docs/reference again
+	@$(BIN)/python docs/generate.py
+
+lock: setup ## write down, with hashes, the versions that pyproject.toml asks for (ARGS=--upgrade: the newest)
+	@$(COMPILE) --all-extras --group dev pyproject.toml -o requirements.lock > /dev/null
+	@$(COMPILE) --constraint requirements.lock requirements-build.in -o requirements-build.lock > /dev/null
+
+clean: ## remove .venv and all caches, but no data
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	@find src tests docs bench -name __pycache__ -prune -exec rm -rf {} + 2> /dev/null || true

@@ -1,0 +1,44 @@
+"""A cell of an incoming row as SQL: as text, as JSON, as part of what a rejection keeps."""
+
+from __future__ import annotations
+
+import json
+
+from isthmus.model.intake import IncomingColumn, Shape
+
+
+def pointer(name: str) -> str:
+    """The JSON pointer to a key of the top level."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def key(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False) + ":"
+
+
+def payload_cell(column: IncomingColumn) -> str:
+    if column.shape in (Shape.FLOAT, Shape.BINARY, Shape.NESTED):
+        return f"{column.ref}::VARCHAR"
+    return column.ref
+
+
+def as_text(column: IncomingColumn) -> str:
+    if column.shape in (Shape.TEXT, Shape.STRING):
+        return column.ref
+    return f"{column.ref}::VARCHAR"
+
+
+def as_json(column: IncomingColumn) -> str:
+    match column.shape:
+        case Shape.TEXT:
+            return f"cell_json({column.ref})"
+        case Shape.STRING:
+            return f"text_json({column.ref})"
+        case Shape.TIMESTAMP:
+            return f"strftime({column.ref}::TIMESTAMPTZ, '\"%Y-%m-%dT%H:%M:%S.%fZ\"')"
+        case Shape.NUMBER | Shape.FLOAT:
+            return f"{column.ref}::VARCHAR"  # as DuckDB writes it, it is JSON; what is not finite is rejected
+        case Shape.BINARY:
+            return f"to_json(base64({column.ref}))::VARCHAR"
+        case _:
+            return f"to_json({column.ref})::VARCHAR"
