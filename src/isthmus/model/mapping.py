@@ -168,8 +168,8 @@ def guess(columns: Sequence[str], data: Data, *, where: str, metric: str | None 
     Names are compared without case, spaces and punctuation, so `ExternalID`, `external_id` and `$event_id` are known.
     """
     plain: dict[str, str] = {}
-    for column in columns:
-        plain.setdefault(re.sub(r"[^a-z0-9]", "", column.lower()), column)
+    for given in columns:
+        plain.setdefault(re.sub(r"[^a-z0-9]", "", given.lower()), given)
 
     def find(field: str) -> str | None:
         for spelling in _GUESSES[field]:

@@ -52,7 +52,8 @@ class CsvScan:
         """How many good rows there are, and the broken ones. Raises InvalidInput if the file cannot be read."""
         counts = ", ".join(f"count(c{i})" for i in range(self._width))
         try:
-            row = self._con.execute(f"SELECT count(*), {counts} FROM {self._from} store_rejects=true)").fetchone()
+            # All of the result is taken: the tables of what was broken are there only when the query has come to its end.
+            (row,) = self._con.execute(f"SELECT count(*), {counts} FROM {self._from} store_rejects=true)").fetchall()
             broken = self._con.execute(
                 "SELECT line, min_by(column_name, coalesce(column_idx, 0)), min(error_type::VARCHAR), "
                 "min(error_message), "
@@ -60,7 +61,6 @@ class CsvScan:
             ).fetchall()
         except duckdb.Error as e:
             raise InvalidInput(f"{self._path} cannot be read as CSV", vendor=str(e), hint=_HINT) from e
-        assert row is not None
         return int(row[0]), [
             BrokenRow(
                 int(line),
