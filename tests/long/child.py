@@ -62,8 +62,8 @@ class Death:
     number: int
 
 
-def live(home: Home, story: Story, start: int, death: Death | None, seed: int) -> None:
-    """Take the steps from `start` on, noting in the journal which was begun and which is done."""
+def live(home: Home, story: Story, start: int, stop: int, death: Death | None, seed: int) -> None:
+    """Take the steps from `start` to before `stop`, noting in the journal which was begun and which is done."""
     seams = Seams(death)
     chance = random.Random(seed)
     _watch(seams, chance)
@@ -74,7 +74,7 @@ def live(home: Home, story: Story, start: int, death: Death | None, seed: int) -
 
     note("open", start)
     with App(home.settings()) as app:
-        for step in story.steps[start:]:
+        for step in story.steps[start:stop]:
             seams.step, seams.passed = step.number, Counter()
             began = time.monotonic()
             note("begin", step.number)

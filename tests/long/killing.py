@@ -83,12 +83,12 @@ def live_and_die(home: Home, story: Story, kills: Kills, *, seed: int, deaths: M
 def _live_once(
     home: Home, story: Story, start: int, victim: Step | None, manner: str, kills: Kills, chance: random.Random
 ) -> int:
-    death = None
+    death, stop = None, victim.number + 1 if victim else len(story.steps)
     if victim and manner != BY_HAND:
         last = kills.passed.get((victim.kind, manner), _GUESSES.get(manner, 2))
         death = Death(victim.number, manner, chance.randint(1, max(1, last)))
     seen = home.journal.stat().st_size if home.journal.exists() else 0
-    process = context().Process(target=live, args=(home, story, start, death, chance.randrange(1 << 30)))
+    process = context().Process(target=live, args=(home, story, start, stop, death, chance.randrange(1 << 30)))
     process.start()
     fate = time.monotonic() + PATIENCE_S
     if victim and manner == BY_HAND:
@@ -247,5 +247,6 @@ def _store_differences(app: App) -> Iterator[str]:
 
 
 def _left_behind(home: Home) -> list[Path]:
+    """Files on their way to a warehouse, and what the engine spilled, of those who were killed."""
     root = home.folder / "home"
-    return [p for part in ("spool", "tmp") if (root / part).is_dir() for p in (root / part).rglob("*")]
+    return [*(root / "spool").iterdir(), *(p for p in (root / "tmp").rglob("*") if p.is_file() or p.name.isdecimal())]

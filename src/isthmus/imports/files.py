@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import IncomingColumn, Shape
 from isthmus.store.csv_scan import CsvScan
-from isthmus.store.rejections import Rejection
 
 BATCH_ROWS = 500_000
 BATCH_BYTES = 192 * 1024 * 1024
@@ -33,8 +32,8 @@ class IncomingFile(Protocol):
     lines: bool
     rows: int | None
 
-    def refused(self, label: str, data: str) -> list[Rejection]:
-        """Rows that are broken already as the file's grammar goes."""
+    def refused(self) -> pa.Table | None:
+        """Rows that are broken already as the file's grammar goes, with the columns of `rejections.keep`."""
         ...
 
     def batches(self) -> Iterator[pa.Table]:
@@ -90,24 +89,18 @@ class CsvFile:
         self._path = path
         names = _header(path, delimiter)
         self.columns = [IncomingColumn(name, f"c{i}", Shape.TEXT) for i, name in enumerate(names)]
-        self._scan = CsvScan(path, len(names), delimiter=delimiter, temp_dir=temp_dir)
+        self._scan = CsvScan(path, names, delimiter=delimiter, temp_dir=temp_dir)
         good, self._broken = self._scan.survey()
         self.rows: int | None = good
-        if good == 0 and not self._broken:
+        if good == 0 and self._broken.num_rows == 0:
             raise InvalidInput(f"{path} has a header but no rows")
 
-    def refused(self, label: str, data: str) -> list[Rejection]:
-        return [
-            Rejection(label, data, b.row_number, self._named(b.column), b.reason, b.message, b.text)
-            for b in self._broken
-        ]
-
-    def _named(self, ref: str) -> str:
-        return next((c.name for c in self.columns if c.ref == ref), "")
+    def refused(self) -> pa.Table | None:
+        return self._broken
 
     def batches(self) -> Iterator[pa.Table]:
         # The k-th good row is the k-th number, from 2 on, that no broken row has.
-        breaks = [b.row_number - i for i, b in enumerate(self._broken)]
+        breaks = [number - i for i, number in enumerate(self._broken["row_number"].to_pylist())]
         at, passed = 2, 0
         for batch in _gathered(self._scan.rows()):
             numbers: list[pa.Array] = []
@@ -134,7 +127,7 @@ def _header(path: Path, delimiter: str) -> list[str]:
         head = f.read(1024 * 1024)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InvalidInput(f"{path} is UTF-16", hint="save it as UTF-8")
-    if b"\x00" in head[:4096]:
+    if b"\x00" in head.partition(b"\n")[0]:
         raise InvalidInput(f"{path} is not a text file: it holds NUL bytes", hint="save it as CSV in UTF-8")
     text = head.decode("utf-8-sig", errors="replace")
     try:
@@ -152,14 +145,15 @@ def _header(path: Path, delimiter: str) -> list[str]:
                     f"{path}, line 1: the header has one column, {names[0]!r}",
                     hint=f"its cells seem to be separated by {word}: say --delimiter {other!r}",
                 )
+    names = [name.strip() for name in names]
     for i, name in enumerate(names):
-        if not name.strip():
+        if not name:
             raise InvalidInput(f"{path}, line 1: column {i + 1} of the header has no name")
         if name in names[:i]:
             raise InvalidInput(
                 f"{path}, line 1: the header names the column {name!r} twice", hint="rename or remove one of them"
             )
-    return [name.strip() for name in names]
+    return names
 
 
 class LinesFile:
@@ -194,8 +188,8 @@ class LinesFile:
             raise InvalidInput(f"{self._path} is one JSON list", hint="write one object a line: jq -c '.[]' does that")
         return list(names)
 
-    def refused(self, label: str, data: str) -> list[Rejection]:
-        return []
+    def refused(self) -> pa.Table | None:
+        return None
 
     def batches(self) -> Iterator[pa.Table]:
         yield from _gathered_tables(self._blocks())
@@ -262,8 +256,8 @@ class ParquetFile:
         if self.rows == 0:
             raise InvalidInput(f"{path} has columns but no rows")
 
-    def refused(self, label: str, data: str) -> list[Rejection]:
-        return []
+    def refused(self) -> pa.Table | None:
+        return None
 
     def batches(self) -> Iterator[pa.Table]:
         at = 1

@@ -47,7 +47,7 @@ def load(
         landing = Landing(
             lake, mapping, source.columns, lines=source.lines, label=label, key=key, phone_region=phone_region
         )
-        refused = source.refused(label, data) if so_far.rows == 0 else []
+        refused = source.refused() if so_far.rows == 0 else None
         skip = so_far.rows
         held = None
         for batch in source.batches():
@@ -57,10 +57,10 @@ def load(
             batch, skip = batch.slice(skip), 0
             if held is not None:
                 so_far = landing.land(held, so_far, refused=refused, done=False, record=record)
-                refused = []
+                refused = None
                 report(so_far.counts.read, _total(source, so_far))
             held = batch
-        if held is None and (refused or not so_far.done):
+        if held is None and not so_far.done:
             held = source.nothing()
         if held is not None:
             so_far = landing.land(held, so_far, refused=refused, done=True, record=record)

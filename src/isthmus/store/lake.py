@@ -109,12 +109,12 @@ class Lake:
                 else lock.FileLock(place.root / "store" / "writer.lock", place.lock_timeout_s)
             )
             lake = cls(con, place, writer_lock)
-            if not _is_made(place) or not read_only:
+            if not _attached_as_it_is(con, place, writer_lock):
                 with writer_lock.held():  # two first openings at once must not both make the catalog
                     _attach(con, place)
                     schema.migrate(con)
             if read_only:
-                con.execute("DETACH DATABASE IF EXISTS lake")
+                con.execute("DETACH DATABASE lake")
                 _attach(con, place, ", READ_ONLY")
             schema.session(con)
             return lake
@@ -266,8 +266,18 @@ def _attach(con: duckdb.DuckDBPyConnection, place: Place, options: str = "") -> 
     )
 
 
-def _is_made(place: Place) -> bool:
-    return place.database_url is not None or (place.root / "store" / "catalog.sqlite").exists()
+def _attached_as_it_is(con: duckdb.DuckDBPyConnection, place: Place, writer_lock: lock.WriterLock) -> bool:
+    """Attach a store that is there and of this version, without waiting for whoever is writing to it."""
+    if not writer_lock.catalog_exists():
+        return False
+    try:
+        _attach(con, place)
+        if schema.is_current(con):
+            return True
+    except duckdb.Error:
+        pass  # being made at this moment: then it is opened under the lock
+    con.execute("DETACH DATABASE IF EXISTS lake")
+    return False
 
 
 def _make_folders(place: Place) -> None:

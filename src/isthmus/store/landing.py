@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import duckdb
 import phonenumbers
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts, IncomingColumn, Reason, find_fault
 from isthmus.model.mapping import Mapping
 from isthmus.store import events, identity, mapped, profiles, rejections
 from isthmus.store.lake import Lake, Write
-from isthmus.store.rejections import Rejection
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Landing:
         self._lines = lines
 
     def land(
-        self, batch: pa.Table, so_far: Progress, *, refused: Sequence[Rejection] = (), done: bool, record: bool = True
+        self, batch: pa.Table, so_far: Progress, *, refused: pa.Table | None = None, done: bool, record: bool = True
     ) -> Progress:
         """Land `batch` (the columns `n`, rising row numbers, and the source's), after what `so_far` says is in.
 
-        `refused` are rows that did not come as far as a batch. With `record` the progress is kept in the same
-        transaction, so that a landing that was cut off goes on behind its last whole batch. Landing a batch again
-        changes nothing. Raises StoreError; then nothing of this batch is in the store.
+        `refused` are rows that did not come as far as a batch, as `rejections.keep` wants them. With `record` the
+        progress is kept in the same transaction, so that a landing that was cut off goes on behind its last whole
+        batch. Landing a batch again changes nothing. Raises StoreError; then nothing of this batch is in the store.
         """
         con = self.lake.con
         con.register("incoming", batch)
@@ -90,12 +90,12 @@ class Landing:
             con.unregister("incoming")
 
     def _land(
-        self, write: Write, size: int, so_far: Progress, refused: Sequence[Rejection], done: bool, record: bool
+        self, write: Write, size: int, so_far: Progress, refused: pa.Table | None, done: bool, record: bool
     ) -> Progress:
         con = write.con
         identity.resolve(write, self.kinds)
         profiles.merge(write)
-        counts = Counts(read=size + len(refused))
+        counts = Counts(read=size + (refused.num_rows if refused else 0))
         if self.mapping.data == "events":
             counts.landed = events.land(write, self.kinds)
             profiles.patch_from_events(write)
@@ -109,14 +109,17 @@ class Landing:
         counts.merged = _number(con, "SELECT count(*) FROM merging")
         counts.taken = _number(con, "SELECT count(*) FROM taken")
         self._reject(write, counts)
-        rejections.keep(write, refused)
-        counts.reasons.update(rejections.tally(refused))
+        if refused:
+            rejections.keep(write, refused, label=self.label, data=self.mapping.data)
+            for each in pc.value_counts(refused["reason"]).to_pylist():
+                counts.reasons[each["values"]] += each["counts"]
         counts.rejected = counts.read - good
         total = Counts()
         total.add(so_far.counts)
         total.add(counts)
         reached = Progress(so_far.rows + size, done, total)
-        if record and (write.touched or not done):
+        # A landing that was begun must also be closed, or its file would count as unfinished for ever.
+        if record and (write.touched or not done or so_far.rows):
             write.touched = True
             con.execute("DELETE FROM lake.import_state WHERE source = guard(?)", [self.key])
             con.execute(

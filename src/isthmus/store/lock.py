@@ -28,6 +28,10 @@ class WriterLock(Protocol):
         """A context in which the lock is held. Raises StoreBusy after the time-out."""
         ...
 
+    def catalog_exists(self) -> bool:
+        """Whether the store beside the lock was made, or is being made at this moment."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -63,6 +67,9 @@ class FileLock:
                     os.close(descriptor)
                     raise StoreBusy(f"the store was locked for {self._timeout_s:g} s", hint=_HINT) from None
                 time.sleep(0.02)
+
+    def catalog_exists(self) -> bool:
+        return self._path.with_name("catalog.sqlite").exists()
 
     def close(self) -> None:
         pass
@@ -115,6 +122,10 @@ class PostgresLock:
                     self._connected().execute(f"SELECT pg_advisory_unlock({_KEY})")
                 except psycopg.Error:
                     self.close()  # the server gave the lock back when it lost the connection
+
+    def catalog_exists(self) -> bool:
+        row = self._connected().execute(f"SELECT to_regclass('{CATALOG_SCHEMA}.ducklake_metadata')").fetchone()
+        return bool(row and row[0])
 
     def close(self) -> None:
         if self._con is not None:

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from isthmus import duck
-from isthmus.model.intake import Reason
 from isthmus.store.lake import Lake, Write
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """One row that was not taken (or, if `landed`, landed without one identifier). `row_number` counts from the top of
-    the file, a header being row 1."""
-
-    source: str
-    data: str
-    row_number: int
-    column: str
-    reason: Reason
-    message: str
-    payload: str
-    landed: bool = False
-
-
-_COLUMNS = ("source", "data", "row_number", "column", "reason", "message", "payload", "landed")
-
-
-def keep(write: Write, rejections: Sequence[Rejection]) -> None:
-    """Keep these rows. A rejection that is kept already (same source, row and reason) is not kept twice."""
-    if rejections:
-        batch = pa.table({name: [getattr(r, name) for r in rejections] for name in _COLUMNS})
-        write.con.register("refused", batch)
-        try:
-            keep_from(write, "SELECT * FROM refused")
-        finally:
-            write.con.unregister("refused")
+def keep(write: Write, refused: pa.Table, *, label: str, data: str) -> None:
+    """Keep rows with the columns row_number, column, reason, message and payload. One that is kept already (same file,
+    row and reason) is not kept twice. A row's number counts from the top of the file, a header being row 1."""
+    write.con.register("refused", refused)
+    try:
+        keep_from(write, f"SELECT *, {duck.literal(label)} AS source, '{data}' AS data, false AS landed FROM refused")
+    finally:
+        write.con.unregister("refused")
 
 
 def keep_from(write: Write, select: str) -> None:
@@ -90,7 +67,3 @@ def summary(lake: Lake) -> list[tuple[str, str, int]]:
     """How many rejections per source and reason."""
     rows = lake.query("SELECT source, reason, count(*) FROM rejections GROUP BY ALL ORDER BY source, reason")
     return [(str(s), str(r), int(n)) for s, r, n in rows]
-
-
-def tally(rejections: Sequence[Rejection]) -> Counter[str]:
-    return Counter(r.reason.value for r in rejections if not r.landed)

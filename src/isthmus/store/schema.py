@@ -27,14 +27,22 @@ def version(con: duckdb.DuckDBPyConnection) -> int:
     return int(row[0]) if row and row[0] is not None else 0
 
 
-def migrate(con: duckdb.DuckDBPyConnection) -> None:
-    """Bring the lake to this version, under the writer lock. Raises StoreTooNew for a store from the future."""
+def is_current(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the lake is of this version. Raises StoreTooNew for a store from the future."""
     seen = version(con)
     if seen > len(MIGRATIONS):
         raise StoreTooNew(
             f"the store has version {seen}; this Isthmus knows versions up to {len(MIGRATIONS)}",
             hint="upgrade Isthmus to open this store; nothing was changed",
         )
+    return seen == len(MIGRATIONS)
+
+
+def migrate(con: duckdb.DuckDBPyConnection) -> None:
+    """Bring the lake to this version, under the writer lock. Raises StoreTooNew for a store from the future."""
+    if is_current(con):
+        return
+    seen = version(con)
     for number, name in enumerate(MIGRATIONS[seen:], start=seen + 1):
         con.execute("BEGIN")
         try:
