@@ -179,11 +179,19 @@ def test_rows_that_are_not_utf_8_are_refused_alone(desk: Desk) -> None:
     assert sorted(desk.landed()) == ["a", "b", "c"]
 
 
-def test_an_open_quote_is_refused_by_row(desk: Desk) -> None:
-    path = desk.csv(desk.line("a"), desk.line("b", 'in"side'), desk.line("c"), desk.line("d", '"never closed'))
+def test_a_quote_that_stays_open_is_refused_and_one_inside_a_bare_cell_is_text(desk: Desk) -> None:
+    path = desk.csv(desk.line("a"), desk.line("b", '5" pipe'), desk.line("c"), desk.line("d", '"never closed'))
     counts = desk.land(path)
-    assert counts.landed == 2
-    assert [row for row, _, _ in desk.refusals(path)] == [3, 5]
+    assert counts.landed == 3
+    assert [row for row, _, _ in desk.refusals(path)] == [5]
+    assert desk.landed()["b"]["note"] == '5" pipe'
+
+
+def test_a_quote_closed_too_early_is_refused_by_row(desk: Desk) -> None:
+    path = desk.csv(desk.line("a"), desk.line("b", '"early" end'), desk.line("c"))
+    counts = desk.land(path)
+    assert (counts.read, counts.landed, counts.rejected) == (3, 2, 1)
+    assert [row for row, _, _ in desk.refusals(path)] == [3]
 
 
 def test_a_file_cut_in_the_middle_of_a_row_lands_the_rest(desk: Desk) -> None:
@@ -199,7 +207,7 @@ def test_a_file_cut_in_the_middle_of_a_row_lands_the_rest(desk: Desk) -> None:
 
 
 def test_a_row_over_5_mb_and_one_over_10_mb_are_refused_alone(desk: Desk) -> None:
-    five, eleven = '"{""a"":[' + '""x"",' * 900_000 + '1]}"', "y" * 11_000_000
+    five, eleven = '"{""a"":[' + '""x"",' * 1_500_000 + '1]}"', "y" * 11_000_000
     path = desk.csv(desk.line("a"), desk.line("five", five), desk.line("b"), desk.line("eleven", eleven), desk.line("c"))
     counts = desk.land(path)
     assert (counts.read, counts.landed, counts.rejected) == (5, 3, 2)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import boto3
 import psycopg
@@ -55,10 +59,19 @@ def test_a_server_ends_when_its_starter_is_killed() -> None:
         "import time\nfrom isthmus.testing import standins\n"
         "with standins.postgres() as s:\n    print(s.port, flush=True)\n    time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as starter:
-        assert starter.stdout is not None
-        port = int(starter.stdout.readline())
-        starter.send_signal(signal.SIGKILL)
+    # What a killed starter cannot remove, this removes. The server's own user must be able to reach it.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        command = [sys.executable, "-c", code]
+        environment = {**os.environ, "TMPDIR": folder}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as starter:
+            assert starter.stdout is not None
+            port = int(starter.stdout.readline())
+            starter.send_signal(signal.SIGKILL)
+        _wait_until_silent(port)
+
+
+def _wait_until_silent(port: int) -> None:
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline and _listens(port):
         time.sleep(0.1)
@@ -66,8 +79,6 @@ def test_a_server_ends_when_its_starter_is_killed() -> None:
 
 
 def _listens(port: int) -> bool:
-    import socket
-
     with socket.socket() as s:
         return s.connect_ex(("127.0.0.1", port)) == 0
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def test_a_file_another_process_holds_is_busy_and_says_who(config: DuckDBConfig)
         assert [c.passed for c in config.check()] == [False]
         holder.communicate()
     config.open().close()
+
+
+def test_a_file_opened_and_closed_by_threads_at_once_is_at_most_busy(config: DuckDBConfig) -> None:
+    def open_often(_: int) -> None:
+        for _ in range(30):
+            with suppress(Busy):
+                config.open().close()
+
+    config.open().close()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(open_often, range(3)))
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

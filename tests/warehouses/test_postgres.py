@@ -25,10 +25,14 @@ PEOPLE = Table("people", (Column("id", Type.TEXT), Column("name", Type.TEXT), Co
 IMPORT = "klaviyo_import_from_dwh"
 
 
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> str:
+    return postgres_server.fresh_database()
+
+
 @pytest.fixture
-def config(postgres_server: PostgresServer) -> PostgresConfig:
-    """A fresh database in which the set-up script was run twice, and the user it made with a password."""
-    database = postgres_server.fresh_database()
+def config(postgres_server: PostgresServer, database: str) -> PostgresConfig:
+    """A database as good as new in which the set-up script was run twice, and the user it made with a password."""
     made = PostgresConfig(
         host=postgres_server.host,
         port=postgres_server.port,
@@ -36,10 +40,13 @@ def config(postgres_server: PostgresServer) -> PostgresConfig:
         username=f"user of {database}",
         password=Secret(PASSWORD),
     )
-    for _ in range(2):
-        postgres_server.execute(made.setup_script([]), database=database)
+    schemas = f"public, private, {made.import_schema}, {made.temp_schema}"
     quoted = PASSWORD.replace("'", "''")
-    postgres_server.execute(f"ALTER ROLE \"{made.username}\" PASSWORD '{quoted}'")
+    with psycopg.connect(postgres_server.url(database), autocommit=True) as con:
+        con.execute(f"DROP SCHEMA IF EXISTS {schemas} CASCADE".encode())
+        for _ in range(2):
+            con.execute(made.setup_script([]).encode())
+        con.execute(f"ALTER ROLE \"{made.username}\" PASSWORD '{quoted}' CONNECTION LIMIT -1".encode())
     return made
 
 

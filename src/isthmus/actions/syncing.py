@@ -131,6 +131,11 @@ def tidy(app: App, *, erase_now: bool = False) -> upkeep.Report:
     return upkeep.tidy(app.lake, retention=retention, keep=reading, erase_now=erase_now)
 
 
+def last_upkeep(app: App) -> upkeep.Report | None:
+    """What the last upkeep that had something to do did."""
+    return upkeep.last(app.lake)
+
+
 @contextmanager
 def _leased(app: App, name: str) -> Iterator[Sync]:
     sync = app.sync(name)

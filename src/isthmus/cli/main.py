@@ -28,6 +28,7 @@ app.add_typer(people.load_commands, name="load", help="Load local files through 
 app.add_typer(people.commands, name="person", help="One person: show or erase.")
 app.add_typer(rejections.commands, name="rejections", help="Rows that could not be taken.")
 app.command("query")(store.query)
+app.command("upkeep")(store.upkeep)
 app.command("demo")(demo.demo)
 
 

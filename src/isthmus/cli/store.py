@@ -1,12 +1,14 @@
-"""`isthmus query`."""
+"""`isthmus query` and `isthmus upkeep`."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Annotated
 
 import typer
 
+from isthmus.actions import syncing
 from isthmus.actions.querying import query_store
 from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows
 
@@ -27,3 +29,23 @@ def query(
         print_rows(names, shown[:limit], empty="No rows.")
         if len(shown) > limit:
             out.print(f"… only the first {limit} rows; --limit shows more.")
+
+
+def upkeep(
+    only_show: Annotated[bool, typer.Option("--show", help="Do nothing; say what the last upkeep did.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Put the store's files in order now, erased people's included. It also happens by itself after runs and loads."""
+    with opened(home, as_json) as app:
+        report = syncing.last_upkeep(app) if only_show else syncing.tidy(app, erase_now=True)
+        if as_json:
+            print_json(dataclasses.asdict(report) if report else None)
+        elif report is None or not report.did_something:
+            out.print("There was nothing to do." if not only_show else "Nothing was ever to do.")
+        else:
+            joined = ", ".join(f"{n} of {table}" for table, n in report.joined.items()) or "none"
+            out.print(f"Files joined:        {joined}")
+            out.print(f"Tables rewritten:    {', '.join(report.rewritten) or 'none'}")
+            out.print(f"Snapshots expired:   {report.snapshots:,}")
+            out.print(f"Files removed:       {report.files:,}")

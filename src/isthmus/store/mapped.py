@@ -125,7 +125,7 @@ class _Builder:
         extract = f"json_extract_string(text, {paths})" if self.paths else "[]::VARCHAR[]"
         return (
             f"(SELECT n, big, text, fine, keys, x, CASE WHEN has_null(rest) THEN "
-            "without_nulls(TRY(rest::MAP(VARCHAR, JSON)))::JSON::VARCHAR ELSE rest END AS rest FROM "
+            "without_nulls(TRY(rest::JSON::MAP(VARCHAR, JSON)))::JSON::VARCHAR ELSE rest END AS rest FROM "
             f"(SELECT *, CASE WHEN fine THEN {extract} END AS x, CASE WHEN fine THEN {self._rest()} END AS rest, "
             "CASE WHEN fine THEN json_keys(text) END AS keys FROM "
             "(SELECT *, coalesce(CASE WHEN json_valid(text) THEN json_type(text) = 'OBJECT' END, false) AS fine FROM "
@@ -314,7 +314,10 @@ class _Builder:
 
     def _cell_properties(self) -> str:
         parts: list[tuple[str, str, str]] = self._own_properties()
+        own = {key for key, _, _ in parts}
         for key, name in self.mapping.property_columns([c.name for c in self.columns]):
+            if key in own:  # no reader of JSON agrees with the next on what a key that stands twice means
+                continue
             column = self.named[name]
             parts.append((key, cells.as_json(column), f"{column.ref} IS NOT NULL"))
             self._shape_rules(column)

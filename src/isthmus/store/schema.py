@@ -35,7 +35,7 @@ def is_current(con: duckdb.DuckDBPyConnection) -> bool:
             f"the store has version {seen}; this Isthmus knows versions up to {len(MIGRATIONS)}",
             hint="upgrade Isthmus to open this store; nothing was changed",
         )
-    return seen == len(MIGRATIONS)
+    return seen == len(MIGRATIONS) and _has_options(con)
 
 
 def migrate(con: duckdb.DuckDBPyConnection) -> None:
@@ -52,8 +52,14 @@ def migrate(con: duckdb.DuckDBPyConnection) -> None:
         except BaseException:
             con.execute("ROLLBACK")
             raise
-        if number == 1:
-            _options(con)
+    _options(con)
+
+
+def _has_options(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the last of the options is set. The engine takes them only after the commit of the tables: whoever made
+    those may have died in between."""
+    last = "SELECT 1 FROM ducklake_options('lake') WHERE option_name = 'data_inlining_row_limit'"
+    return con.execute(last).fetchone() is not None
 
 
 def _options(con: duckdb.DuckDBPyConnection) -> None:

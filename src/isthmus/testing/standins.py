@@ -106,8 +106,8 @@ def postgres() -> Iterator[PostgresServer]:
             return pid_file.exists() and pid_file.read_text().rstrip().endswith("ready")
 
         arguments = [str(programs / "postgres"), "-D", str(data), *options]
-        # SIGINT is PostgreSQL's "fast shutdown": it does not wait for clients.
-        with _running(arguments, is_ready, folder, user=user, end_signal=signal.SIGINT):
+        # SIGQUIT is PostgreSQL's "immediate shutdown": nothing is written that is thrown away next.
+        with _running(arguments, is_ready, folder, user=user, end_signal=signal.SIGQUIT):
             yield server
 
 
@@ -161,7 +161,7 @@ def s3() -> Iterator[S3Server]:
                 return False
             return True
 
-        with _running(arguments, is_ready, folder, end_signal=signal.SIGTERM):
+        with _running(arguments, is_ready, folder, end_signal=signal.SIGKILL):
             yield server
         client.close()
 

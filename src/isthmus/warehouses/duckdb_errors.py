@@ -16,6 +16,8 @@ def translate(e: Exception, file: Path) -> WarehouseError:
     text, code = str(e), type(e).__name__
     if ".parquet" in text.partition("\n")[0]:  # the later lines repeat our own statement
         return sql.broken_file(e)
+    if "Unique file handle conflict" in text:  # another connection of this process is just closing it
+        return _file_error(text, code, file)
     match e:
         case PermissionError() | FileNotFoundError() | duckdb.IOException():
             return _file_error(text, code, file)

@@ -79,7 +79,7 @@ class PostgresConfig:
         )
 
     def check(self) -> Iterator[Check]:
-        """Seven questions. The probes run in transactions that are rolled back, so that they leave nothing."""
+        """Eight questions. The probes run in transactions that are rolled back, so that they leave nothing."""
         question = "Can the host be reached?"
         if not self.host.startswith("/"):  # a path is the folder of a socket on this machine
             try:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from isthmus.duck import connect, identifier, literal
@@ -165,7 +164,7 @@ def bad_value(batch: Batch, *, nul: bool) -> Rejected | None:
     if not batch.files:
         return None
     key = " || ' / ' || ".join(f"coalesce({identifier(k)}::VARCHAR, 'NULL')" for k in batch.table.key) or "'?'"
-    with suppress(duckdb.Error), closing(connect(memory_mb=200, temp_dir=batch.files[0].parent)) as con:
+    with closing(connect(memory_mb=200, temp_dir=batch.files[0].parent)) as con:
         for column in batch.table.columns:
             name = identifier(column.name)
             faults = (
