@@ -137,12 +137,12 @@ def test_the_store_decides_as_the_pure_function_does(
             counts = crowd.events(*part)
             assert (counts.read, counts.landed) == (len(part), len(part))
     owner = owners({}, decide(numbered(tuples), {}))
-    expected = sorted(sorted(as_row(crowd, tag, [link]).popitem()[1] for link in own) for own in people_of(owner).values())
+    expected = sorted(
+        sorted(as_row(crowd, tag, [link]).popitem()[1] for link in own) for own in people_of(owner).values()
+    )
     found = partition(crowd, [as_row(crowd, tag, [link]).popitem()[1] for link in owner])
     assert sorted(map(sorted, found)) == expected
-    counts = crowd.ask(
-        "SELECT count(*) FROM identifiers WHERE kind <> 'profile_id' AND contains(value, ?)", tag
-    )
+    counts = crowd.ask("SELECT count(*) FROM identifiers WHERE kind <> 'profile_id' AND contains(value, ?)", tag)
     rank_3 = sum(rank == 3 for rank, _ in owner)
     assert counts[0][0] == len(owner) - rank_3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import hashlib
 import io
@@ -69,6 +70,8 @@ def open_file(path: Path, *, delimiter: str | None, temp_dir: Path) -> IncomingF
             case "parquet":
                 return ParquetFile(path)
     except (OSError, EOFError, zlib.error) as e:  # a compressed file that breaks off is one of these
+        if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+            raise
         raise InvalidInput(f"{path} cannot be read: {e}", hint="copy it again") from e
     raise InvalidInput(
         f"{path} is of no kind that can be loaded", hint="rename it to .csv, .jsonl or .parquet (.gz too)"
@@ -100,8 +103,9 @@ class CsvFile:
         return self._broken
 
     def batches(self) -> Iterator[pa.Table]:
-        # The k-th good row is the k-th number, from 2 on, that no broken row has.
-        breaks = [number - i for i, number in enumerate(self._broken["row_number"].to_pylist())]
+        # The k-th good row is the k-th number, from 2 on, that no broken row and no blank line has.
+        passed_over = sorted({*self._broken["row_number"].to_pylist(), *self._blank_lines()})
+        breaks = [number - i for i, number in enumerate(passed_over)]
         at, passed = 2, 0
         for batch in _gathered(self._scan.rows()):
             numbers: list[pa.Array] = []
@@ -117,14 +121,43 @@ class CsvFile:
     def nothing(self) -> pa.Table:
         return _shaped(self.columns)
 
+    def _blank_lines(self) -> list[int]:
+        """The numbers of the lines that are passed over because nothing stands in them. Most files have none."""
+        if len(self.columns) == 1:  # there a blank line is a row
+            return []
+        if not self._has_blank_lines():
+            return []
+        found: list[int] = []
+        number, quoted = 1, False
+        with _opened(self._path) as f:
+            for line in f:
+                if not quoted and line in (b"\n", b"\r\n"):
+                    found.append(number)
+                quoted ^= line.count(b'"') % 2 == 1
+                number += not quoted
+        return found
+
+    def _has_blank_lines(self) -> bool:
+        before = b""
+        with _opened(self._path) as f:
+            while block := f.read(_BLOCK):
+                block = before + block
+                if b"\n\n" in block or b"\n\r\n" in block:
+                    return True
+                before = block[-2:]
+        return False
+
     def close(self) -> None:
         self._scan.close()
 
 
+def _opened(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
 def _header(path: Path, delimiter: str) -> list[str]:
     """The header's names, checked. What is wrong with a whole file shows here first."""
-    opened: IO[bytes] = cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
-    with opened as f:
+    with _opened(path) as f:
         head = f.read(1024 * 1024)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InvalidInput(f"{path} is UTF-16", hint="save it as UTF-8")

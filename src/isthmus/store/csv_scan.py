@@ -61,8 +61,8 @@ class CsvScan:
         """The good rows in the order of the file."""
         try:
             # Not ignore_errors: with it alone, DuckDB 1.5.5 ends without a word at the first misplaced quote.
-            good = f"SELECT * FROM {self._from} store_rejects=true, rejects_table='again', rejects_scan='scan_again', rejects_limit=1)"
-            yield from self._con.execute(good).to_arrow_reader(batch_rows)
+            again = "store_rejects=true, rejects_table='again', rejects_scan='scan_again', rejects_limit=1"
+            yield from self._con.execute(f"SELECT * FROM {self._from} {again})").to_arrow_reader(batch_rows)
         except duckdb.Error as e:
             raise InvalidInput(f"{self._path} cannot be read as CSV", vendor=str(e), hint=_HINT) from e
 

@@ -11,10 +11,11 @@ import phonenumbers
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from isthmus import duck
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts, IncomingColumn, Reason, find_fault
 from isthmus.model.mapping import Mapping
-from isthmus.store import events, identity, mapped, profiles, rejections
+from isthmus.store import cells, events, identity, mapped, profiles, rejections
 from isthmus.store.lake import Lake, Write
 
 
@@ -210,12 +211,16 @@ class Landing:
     def _read_phones(self, con: duckdb.DuckDBPyConnection) -> None:
         """Have the phone number library read those that are not plain E.164."""
         con.execute("CREATE OR REPLACE TEMP TABLE phones (given VARCHAR, good VARCHAR)")
-        if self._phone_column is None or self._lines:
+        if self._phone_column is None:
             return
-        ref = self._columns[self._phone_column].ref
+        if self._lines:
+            pointer = duck.literal(cells.pointer(self._phone_column))
+            text = f"TRY(json_extract_string(decode(line), {pointer}))"
+        else:
+            text = f"{self._columns[self._phone_column].ref}::VARCHAR"
         given = con.execute(
-            f"SELECT DISTINCT {ref}::VARCHAR FROM incoming "
-            f"WHERE {ref} IS NOT NULL AND clean_phone({ref}::VARCHAR) IS NULL"
+            f"SELECT DISTINCT given FROM (SELECT {text} AS given FROM incoming) "
+            "WHERE given IS NOT NULL AND clean_phone(given) IS NULL"
         ).fetchall()
         read = [(text, good) for (text,) in given if (good := read_phone(text, self.phone_region))]
         if read:
