@@ -153,10 +153,7 @@ def test_a_blank_line_does_not_shift_the_rows_behind_it(desk: Desk) -> None:
     path = desk.csv(desk.line("a"), "", desk.line("b", worth="much"), "too,few", desk.line("c"))
     counts = desk.land(path)
     assert counts.landed == 2
-    assert [(row, reason) for row, _, reason in desk.refusals(path)] in (
-        [(4, "bad number"), (5, "broken row")],
-        [(3, "broken row"), (4, "bad number"), (5, "broken row")],
-    )
+    assert [(row, reason) for row, _, reason in desk.refusals(path)] == [(4, "bad number"), (5, "broken row")]
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
@@ -345,7 +342,7 @@ def test_without_a_unique_id_the_same_row_is_the_same_event(desk: Desk) -> None:
     row, other = f"{desk.own('x')},{NOON},1,a", f"{desk.own('x')},{NOON},1,b"
     counts = desk.land(desk.csv(row, other, row, header="who,at,worth,note"), mapping)
     assert (counts.landed, counts.repeated) == (2, 1)
-    # In another file, with the columns in another order? The content is what counts as written; the same order repeats.
+    # In another file.
     counts = desk.land(desk.csv(other, row, header="who,at,worth,note"), mapping)
     assert (counts.landed, counts.repeated) == (0, 2)
 

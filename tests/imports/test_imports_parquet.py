@@ -158,7 +158,7 @@ def test_a_file_damaged_in_the_middle_is_named_and_nothing_is_lost(desk: Desk) -
     path = desk.folder / "damaged.parquet"
     noise = [uuid4().hex for _ in range(20_000)]
     table = {"who": [desk.own("g")] * 20_000, "at": [NOON] * 20_000, "id": noise, "worth": [1.0] * 20_000}
-    pq.write_table(pa.table(table), path, compression="zstd", use_dictionary=False)
+    pq.write_table(pa.table(table), path, compression="zstd", use_dictionary=False, write_page_checksum=True)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 200] = b"\xff" * 200

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from long.story import EVENTS_MAPPING, EXPORT, PEOPLE_MAPPING, Step, Story, identifier
 
 from isthmus import duck
 from isthmus.actions import applying, people, syncing
@@ -34,6 +33,7 @@ from isthmus.settings import Settings
 from isthmus.store import upkeep
 from isthmus.warehouses.duckdb import DuckDBWarehouse
 from isthmus.warehouses.postgres import PostgresWarehouse
+from long.story import EVENTS_MAPPING, EXPORT, PEOPLE_MAPPING, Step, Story, identifier
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Home:
 
 @dataclass(frozen=True)
 class Death:
-    """Die in that step at the seam `seam`, for the `number`-th time that it is passed. Odd numbers are before, even ones
-    after what the seam is about."""
+    """Die in that step at the seam `seam`, when it is passed for the `number`-th time: odd numbers are before what the
+    seam is about, even ones after it."""
 
     step: int
     seam: str
@@ -203,5 +203,3 @@ def _watch(seams: Seams, chance: random.Random) -> None:
     for make in (plan.history, plan.changes, plan.replacing):
         assert make.__kwdefaults__ is not None and "limit" in make.__kwdefaults__
         make.__kwdefaults__["limit"] = chance.randrange(1_000, 40_000)
-
-

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from long.child import Death, Home, live, prepare
-from long.story import EXPORT, Step, Story, differences, unequal
-
 from isthmus.actions import syncing
 from isthmus.app import App
 from isthmus.duck import identifier
 from isthmus.model.tables import named
 from isthmus.testing.standins import PostgresServer, S3Server
 from isthmus.warehouses.protocol import Relation
+from long.child import Death, Home, live, prepare
+from long.story import EXPORT, Step, Story, differences, unequal
 
 PATIENCE_S = 120
 BY_HAND = "random moment"
@@ -65,6 +64,18 @@ def context() -> Any:
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(_PRELOADED + _DRIVERS)
     return found
+
+
+def run(what: Any, *arguments: object) -> int:
+    """Run a function in a process of its own, to its end; the exit code."""
+    process = context().Process(target=what, args=arguments)
+    process.start()
+    process.join(PATIENCE_S)
+    process.kill()
+    process.join()
+    code: int = process.exitcode
+    process.close()
+    return code
 
 
 def live_and_die(home: Home, story: Story, kills: Kills, *, seed: int, deaths: Mapping[str, Sequence[str]]) -> None:
@@ -203,7 +214,7 @@ def _warehouse_differences(app: App) -> Iterator[str]:
     sync = app.sync(EXPORT)
     config: Any = app.config(app.connection(sync.connection_name))
     ours = {
-        "metric": "SELECT id::VARCHAR AS id, name, integration_name, created, updated, seq AS _isthmus_seq FROM metrics",
+        "metric": "SELECT * EXCLUDE (seq) REPLACE (id::VARCHAR AS id), seq AS _isthmus_seq FROM metrics",
         "profile": "SELECT * EXCLUDE (seq) REPLACE (id::VARCHAR AS id, properties::VARCHAR AS properties, "
         "subscriptions::VARCHAR AS subscriptions), seq AS _isthmus_seq FROM profiles",
         "event": "SELECT id::VARCHAR AS id, metric_id::VARCHAR AS metric_id, profile_id::VARCHAR AS profile_id, "
@@ -249,4 +260,4 @@ def _store_differences(app: App) -> Iterator[str]:
 def _left_behind(home: Home) -> list[Path]:
     """Files on their way to a warehouse, and what the engine spilled, of those who were killed."""
     root = home.folder / "home"
-    return [*(root / "spool").iterdir(), *(p for p in (root / "tmp").rglob("*") if p.is_file() or p.name.isdecimal())]
+    return [p for part in ("spool", "tmp") if (root / part).is_dir() for p in (root / part).rglob("*")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -125,11 +126,7 @@ def as_row(cast: Cast, tag: str, links: Sequence[Link]) -> dict[str, str]:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tuples=TUPLES, cut=st.integers(0, 8))
-def test_the_store_decides_as_the_pure_function_does(
-    crowd: Cast, tuples: list[tuple[Link, ...]], cut: int, request: pytest.FixtureRequest
-) -> None:
-    from uuid import uuid4
-
+def test_the_store_decides_as_the_pure_function_does(crowd: Cast, tuples: list[tuple[Link, ...]], cut: int) -> None:
     tag = uuid4().hex[:8]
     rows = [as_row(crowd, tag, links) for links in tuples]
     for part in (rows[:cut], rows[cut:]):

@@ -54,7 +54,10 @@ def _mapping(file: Path, data: Data) -> Mapping:
         raise InvalidInput(f"the mapping {file} is not valid YAML: {e}") from e
     if isinstance(document, dict) and set(document) == {"mapping"}:
         document = document["mapping"]
-    return parse(document, data)
+    try:
+        return parse(document, data)
+    except InvalidInput as e:
+        raise InvalidInput(f"the mapping {file}: {e.summary}", hint=e.hint) from e
 
 
 def show_person(app: App, key: str) -> tuple[Person, list[dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ def tell(e: IsthmusError, as_json: bool) -> None:
 
 
 def print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, default=_plain, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(json.dumps(_valid(document), default=_plain, ensure_ascii=False, indent=2) + "\n")
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
@@ -109,6 +110,18 @@ def progress(title: str, *, quiet: bool) -> Iterator[Any]:
             bar.update(task, completed=done, total=total)
 
         yield step
+
+
+def _valid(value: Any) -> Any:
+    """The document without what JSON has no word for: keys that are no text, NaN and Infinity become texts."""
+    match value:
+        case dict():
+            return {key if isinstance(key, str) else str(_plain(key)): _valid(member) for key, member in value.items()}
+        case list() | tuple():
+            return [_valid(member) for member in value]
+        case float() if not math.isfinite(value):
+            return str(value)
+    return value
 
 
 def _plain(value: Any) -> Any:

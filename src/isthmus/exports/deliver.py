@@ -33,10 +33,6 @@ class Delivery:
     now: Callable[[], datetime]
     report: Report = lambda run, done: None
 
-    @property
-    def _spool(self) -> Path:
-        return self.lake.place.spool
-
 
 def tables_of(selection: Selection) -> list[Table]:
     """The tables that a selection keeps, in the order in which they are delivered."""
@@ -86,7 +82,7 @@ def carry_out(delivery: Delivery, sync: Sync, run: Run) -> Run:
     now = delivery.now
     with delivery.ledger.transaction() as tx:
         runs.set_state(tx, run.run_id, RunState.RUNNING, at=now())
-    folder = delivery._spool / run.run_id
+    folder = delivery.lake.spool / run.run_id
     at = ""
     try:
         done = sum(c.rows for c in run.chunks if c.done)

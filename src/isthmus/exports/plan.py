@@ -124,16 +124,16 @@ def events_since(history: str, now: datetime) -> datetime | None:
         return None
     if m := re.fullmatch(r"(\d{1,4})\s*(d|y)", text):
         days = int(m[1]) * (365 if m[2] == "y" else 1)
-        return now - timedelta(days=days)
+        return now - timedelta(days=days) if days < now.toordinal() else None
     try:
         moment = datetime.fromisoformat(history.strip())
-    except ValueError:
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise InvalidInput(
             f"history {history!r} is not understood", hint="write 30d, 90d, 1y, all or a date such as 2025-01-31"
         ) from None
-    if moment.tzinfo is None:
-        moment = datetime.combine(moment.date(), moment.time() or time.min, UTC)
-    return moment.astimezone(UTC)
+    return datetime.combine(moment.date(), moment.time() or time.min, UTC)
 
 
 def _chunk(

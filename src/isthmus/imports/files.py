@@ -277,7 +277,7 @@ class ParquetFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as e:
             raise InvalidInput(f"{path} is not a whole Parquet file", vendor=str(e), hint="copy it again") from e
         schema = self._file.schema_arrow

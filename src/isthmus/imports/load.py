@@ -32,7 +32,7 @@ def load(
     Rows that cannot be taken become rejections; the others land. The same file again changes nothing; a load that was
     cut off goes on behind its last whole batch. Raises InvalidInput for a file or mapping that cannot be used at all.
     """
-    source = files.open_file(path, delimiter=delimiter, temp_dir=lake.place.root / "tmp" / "files")
+    source = files.open_file(path, delimiter=delimiter, temp_dir=lake.temp / "files")
     try:
         names = [c.name for c in source.columns]
         if mapping is None:

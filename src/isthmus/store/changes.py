@@ -38,7 +38,7 @@ class Changes:
     def commits(self, table: Table, seqs: SeqRange) -> list[Commit]:
         """The commits inside the range that have present rows of the table in scope, in order."""
         older = f"count(*) FILTER (landed_seq <= {int(seqs.after or 0)})" if table.name == EVENT.name else "count(*)"
-        rows = self._lake.query(
+        rows = self._lake.query_past(
             f"SELECT seq, count(*), {older} FROM {self._rows_of(table)} WHERE {self._where(table, seqs)} "
             "GROUP BY seq ORDER BY seq"
         )
@@ -47,7 +47,7 @@ class Changes:
     def deletions(self, table: Table, seqs: SeqRange) -> int:
         """How many rows of the table went away inside the range."""
         where = f"kind = '{table.name}' AND {_range(seqs)}"
-        return int(self._lake.query(f"SELECT count(*) FROM {self._versioned('tombstones')} WHERE {where}")[0][0])
+        return int(self._lake.query_past(f"SELECT count(*) FROM {self._versioned('tombstones')} WHERE {where}")[0][0])
 
     def extract(self, table: Table, seqs: SeqRange, target: Path, *, deletes: bool) -> int:
         """Write the rows of the range (or the deletions in it) to a Parquet file; how many there were.
@@ -57,7 +57,7 @@ class Changes:
         select = self._deleted_rows(table, seqs) if deletes else self._present_rows(table, seqs)
         target.parent.mkdir(parents=True, exist_ok=True)
         making = target.with_suffix(".making")
-        rows = self._lake.query(
+        rows = self._lake.query_past(
             f"COPY ({select}) TO {duck.literal(str(making))} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
         )
         making.rename(target)
@@ -65,7 +65,7 @@ class Changes:
 
     def tally(self, table: Table, seqs: SeqRange) -> Iterator[Tally]:
         """Counts and checksums per commit, as `Warehouse.tally` has them of the other side."""
-        rows = self._lake.query(
+        rows = self._lake.query_past(
             f"SELECT {SEQ}, count(*), sum({duck.row_digest(table.columns)}) FROM ({self._present_rows(table, seqs)}) "
             f"GROUP BY {SEQ} ORDER BY {SEQ}"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from isthmus.store import identity
 from isthmus.store.lake import Write
 
 
@@ -18,15 +19,11 @@ def land(write: Write, kinds: Sequence[str]) -> int:
     Leaves `fresh(event_id, n, profile_id)` behind. Needs the tables of `identity.resolve`.
     """
     con, seq = write.con, write.seq
-    same = " AND ".join(f"w.id_{k} IS NOT DISTINCT FROM m.id_{k}" for k in kinds)
-    con.execute(
-        "CREATE OR REPLACE TEMP TABLE keys AS SELECT m.n, w.profile_id, "
-        "event_key(m.metric_id, w.profile_id, m.unique_id) AS event_id FROM mapped m "
-        f"JOIN who w ON {same} WHERE m.bad IS NULL AND w.profile_id IS NOT NULL"
-    )
     con.execute(
         "CREATE OR REPLACE TEMP TABLE fresh AS SELECT k.event_id, min(k.n) AS n, any_value(k.profile_id) AS profile_id "
-        "FROM keys k ANTI JOIN lake.events e ON e.event_id = k.event_id GROUP BY k.event_id"
+        "FROM (SELECT m.n, w.profile_id, event_key(m.metric_id, w.profile_id, m.unique_id) AS event_id "
+        f"FROM {identity.placed(kinds)}) k "
+        "ANTI JOIN lake.events e ON e.event_id = k.event_id GROUP BY k.event_id"
     )
     con.execute(
         "CREATE OR REPLACE TEMP TABLE former AS SELECT i.profile_id, i.value::UUID AS was FROM lake.identifiers i "
@@ -44,10 +41,15 @@ def land(write: Write, kinds: Sequence[str]) -> int:
         return 0
     write.touched = True
     con.execute(
-        "INSERT INTO lake.metrics SELECT metric_id, guard(any_value(metric)), guard(any_value(integration)), now(), "
-        f"now(), {seq} FROM mapped WHERE n IN (SELECT n FROM fresh) "
-        "AND metric_id NOT IN (SELECT metric_id FROM lake.metrics) GROUP BY metric_id"
+        "CREATE OR REPLACE TEMP TABLE unheard AS SELECT DISTINCT metric_id FROM mapped WHERE bad IS NULL "
+        "AND metric_id NOT IN (SELECT metric_id FROM lake.metrics)"
     )
+    if con.execute("SELECT 1 FROM unheard LIMIT 1").fetchone():
+        con.execute(
+            "INSERT INTO lake.metrics SELECT metric_id, guard(any_value(metric)), guard(any_value(integration)), "
+            f"now(), now(), {seq} FROM mapped WHERE metric_id IN (SELECT metric_id FROM unheard) "
+            "AND n IN (SELECT n FROM fresh) GROUP BY metric_id"
+        )
     con.execute(
         f"INSERT INTO lake.events SELECT f.event_id, {seq}, {seq}, m.metric_id, f.profile_id, m.event_time, now(), "
         "guard(m.unique_id), m.value, m.value_currency, m.properties FROM mapped m JOIN fresh f USING (n)"

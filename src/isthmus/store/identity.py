@@ -271,3 +271,9 @@ def _fill(con: duckdb.DuckDBPyConnection, table: str, rows: Iterable[Sequence[ob
     con.register("decided", batch)
     con.execute(f"INSERT INTO {table} SELECT {', '.join(columns)} FROM decided")
     con.unregister("decided")
+
+
+def placed(kinds: Sequence[str]) -> str:
+    """The FROM of the good rows of `mapped` (m) with who they are (w)."""
+    same = " AND ".join(f"w.id_{kind} IS NOT DISTINCT FROM m.id_{kind}" for kind in kinds)
+    return f"mapped m JOIN who w ON {same} WHERE m.bad IS NULL AND w.profile_id IS NOT NULL"

@@ -23,6 +23,7 @@ from isthmus import duck
 from isthmus.model.errors import InvalidInput, IsthmusError, StoreBusy, StoreError, StoreFull, StoreMissing, StoreTooNew
 from isthmus.secrets import Secret
 from isthmus.store import lock, schema
+from isthmus.store.scratch import Scratch
 
 T = TypeVar("T")
 
@@ -53,10 +54,6 @@ class Place:
     threads: int | None = None
     lock_timeout_s: float = 60.0
 
-    @property
-    def spool(self) -> Path:
-        return self.root / "spool"
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -80,10 +77,23 @@ class Write:
 class Lake:
     """An open store. One DuckDB instance; use it from one thread."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, place: Place, writer_lock: lock.WriterLock) -> None:
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, place: Place, writer_lock: lock.WriterLock, temp: Scratch, spool: Scratch
+    ) -> None:
         self.con = con
         self.place = place
         self._lock = writer_lock
+        self._temp, self._spool = temp, spool
+
+    @property
+    def temp(self) -> Path:
+        """A folder for what lasts no longer than this opening."""
+        return self._temp.folder
+
+    @property
+    def spool(self) -> Path:
+        """A folder for files on their way to a warehouse, gone with this opening, or after a kill with the next."""
+        return self._spool.folder
 
     @classmethod
     def open(cls, place: Place, *, read_only: bool = False) -> Lake:
@@ -92,13 +102,13 @@ class Lake:
         Raises StoreMissing, StoreTooNew, StoreBusy. Two processes may have one store open at a time, both embedded and
         scaled: readers never wait, writers take turns.
         """
-        _make_folders(place)
+        temp, spool = _make_folders(place)
         scaled = place.database_url is not None
         extensions = ("ducklake", "postgres_scanner", "httpfs") if scaled else ("ducklake", "sqlite_scanner")
         try:
             con = duck.connect(
                 memory_mb=place.memory_mb,
-                temp_dir=place.root / "tmp" / str(os.getpid()),
+                temp_dir=temp.folder / "engine",
                 extensions=extensions,
                 threads=place.threads,
             )
@@ -108,7 +118,7 @@ class Lake:
                 if place.database_url
                 else lock.FileLock(place.root / "store" / "writer.lock", place.lock_timeout_s)
             )
-            lake = cls(con, place, writer_lock)
+            lake = cls(con, place, writer_lock, temp, spool)
             if not _attached_as_it_is(con, place, writer_lock):
                 with writer_lock.held():  # two first openings at once must not both make the catalog
                     _attach(con, place)
@@ -118,13 +128,18 @@ class Lake:
                 _attach(con, place, ", READ_ONLY")
             schema.session(con)
             return lake
-        except duckdb.Error as e:
-            raise _translated(e, place) from e
+        except BaseException as e:
+            temp.close()
+            spool.close()
+            if isinstance(e, duckdb.Error):
+                raise _translated(e, place) from e
+            raise
 
     def close(self) -> None:
         self.con.close()
         self._lock.close()
-        _remove_empty(self.place.root / "tmp" / str(os.getpid()))
+        self._temp.close()
+        self._spool.close()
 
     def __enter__(self) -> Lake:
         return self
@@ -193,6 +208,15 @@ class Lake:
         except duckdb.Error as e:
             raise _translated(e, self.place) from e
 
+    def query_past(self, sql: str) -> list[tuple[Any, ...]]:
+        """Like `query`, for reads `AT (VERSION => …)`. DuckLake gives the optimizer the statistics of the *present*
+        table: after a rewrite it would take a condition on the past for always false, or always true."""
+        self.con.execute("SET disabled_optimizers='statistics_propagation'")
+        try:
+            return self.query(sql)
+        finally:
+            self.con.execute("RESET disabled_optimizers")
+
     def snapshot(self) -> Snapshot:
         """The present moment of the store."""
         with self.reading() as con:
@@ -258,11 +282,13 @@ def _attach(con: duckdb.DuckDBPyConnection, place: Place, options: str = "") -> 
             "region": place.s3.region,
         },
     )
-    conninfo = lock.conninfo(place.database_url)
+    # The password goes by a secret, which cannot print itself; the rest of the address can be asked for in SQL.
+    conninfo, password = lock.parted(place.database_url)
+    con.execute("CREATE OR REPLACE SECRET isthmus_catalog (TYPE postgres, PASSWORD $password)", {"password": password})
     con.execute(
         f"ATTACH {duck.literal(f'ducklake:postgres:{conninfo}')} AS lake "
         f"(DATA_PATH {duck.literal(place.storage_url.rstrip('/') + '/data/')}, DATA_INLINING_ROW_LIMIT 0, "
-        f"METADATA_SCHEMA {duck.literal(lock.CATALOG_SCHEMA)}{options})"
+        f"META_SECRET 'isthmus_catalog', METADATA_SCHEMA {duck.literal(lock.CATALOG_SCHEMA)}{options})"
     )
 
 
@@ -280,12 +306,12 @@ def _attached_as_it_is(con: duckdb.DuckDBPyConnection, place: Place, writer_lock
     return False
 
 
-def _make_folders(place: Place) -> None:
+def _make_folders(place: Place) -> tuple[Scratch, Scratch]:
     try:
-        for folder in (place.root / "store" / "data", place.spool):
-            folder.mkdir(parents=True, exist_ok=True)
+        (place.root / "store" / "data").mkdir(parents=True, exist_ok=True)
         if not os.access(place.root, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied", str(place.root))
+        return Scratch(place.root / "tmp"), Scratch(place.root / "spool")
     except OSError as e:
         if e.errno == 28:
             raise StoreFull(f"no space left for {place.root}", hint=_SPACE) from e
@@ -293,14 +319,6 @@ def _make_folders(place: Place) -> None:
             f"the home folder {place.root} cannot be used: {e.strerror}",
             hint="set ISTHMUS_HOME (or --home) to a folder that you may read and write",
         ) from e
-
-
-def _remove_empty(folder: Path) -> None:
-    for step in (folder, folder.parent):
-        try:
-            step.rmdir()
-        except OSError:
-            return
 
 
 _SPACE = "free some space and run the same command again: what was finished is kept, the rest is done then"

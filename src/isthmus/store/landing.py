@@ -100,9 +100,9 @@ class Landing:
         if self.mapping.data == "events":
             counts.landed = events.land(write, self.kinds)
             profiles.patch_from_events(write)
-            good = _number(con, "SELECT count(*) FROM keys")
+            good = _number(con, f"SELECT count(*) FROM {identity.placed(self.kinds)}")
         else:
-            profiles.patch_from_rows(write, [name for name, _ in self.mapping.fields])
+            profiles.patch_from_rows(write, self.kinds, [name for name, _ in self.mapping.fields])
             good = _number(con, "SELECT count(*) FROM placed")
             counts.landed = _number(con, "SELECT count(*) FROM placed SEMI JOIN changed USING (profile_id)")
         counts.repeated = good - counts.landed

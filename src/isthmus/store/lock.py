@@ -146,6 +146,15 @@ def conninfo(url: Secret) -> str:
     return make_conninfo("", **{name: str(value) for name, value in parts.items() if value is not None})
 
 
+def parted(url: Secret) -> tuple[str, str]:
+    """`conninfo` without the password, and the password."""
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    parts = conninfo_to_dict(conninfo(url))
+    password = str(parts.pop("password", ""))
+    return make_conninfo(**parts), password
+
+
 def passwords(url: Secret) -> list[str]:
     """What of a database URL must never be shown."""
     from psycopg.conninfo import conninfo_to_dict

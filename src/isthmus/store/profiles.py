@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
+from isthmus.store import identity
 from isthmus.store.lake import Write
 
 IDENTITY = ("external_id", "email", "phone_number")
@@ -23,17 +26,12 @@ def patch_from_events(write: Write) -> None:
     _apply(write, fields=[], fill_gaps_only=True)
 
 
-def patch_from_rows(write: Write, fields: list[str]) -> None:
+def patch_from_rows(write: Write, kinds: Sequence[str], fields: list[str]) -> None:
     """Bring profiles up to date with the rows of `mapped`: per profile and field the last value that is not NULL wins,
     in the order of changed_at, then of the rows. Properties are joined key by key in the same order."""
     order = "(coalesce(m.changed_at, TIMESTAMPTZ '0001-01-01 00:00:00+00'), m.n)"
     last = "".join(f", arg_max({_guarded(f, f'm.{f}')}, {order}) FILTER (m.{f} IS NOT NULL) AS {f}" for f in fields)
-    kinds = [k for k in _mapped_kinds(write)]
-    same = " AND ".join(f"w.id_{k} IS NOT DISTINCT FROM m.id_{k}" for k in kinds)
-    write.con.execute(
-        "CREATE OR REPLACE TEMP TABLE placed AS SELECT m.n, w.profile_id FROM mapped m "
-        f"JOIN who w ON {same} WHERE m.bad IS NULL AND w.profile_id IS NOT NULL"
-    )
+    write.con.execute(f"CREATE OR REPLACE TEMP TABLE placed AS SELECT m.n, w.profile_id FROM {identity.placed(kinds)}")
     write.con.execute(
         "CREATE OR REPLACE TEMP TABLE patch AS SELECT b.*, a.external_id, a.email, a.phone_number, "
         "NULL::TIMESTAMPTZ AS last_event_date "
@@ -43,11 +41,6 @@ def patch_from_rows(write: Write, fields: list[str]) -> None:
         f"LEFT JOIN ({_named()}) a USING (profile_id)"
     )
     _apply(write, fields=fields, fill_gaps_only=False)
-
-
-def _mapped_kinds(write: Write) -> list[str]:
-    rows = write.con.execute("SELECT column_name FROM (DESCRIBE who) WHERE column_name LIKE 'id\\_%' ESCAPE '\\'")
-    return [str(name).removeprefix("id_") for (name,) in rows.fetchall()]
 
 
 def _guarded(field: str, sql: str) -> str:

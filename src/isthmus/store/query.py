@@ -28,10 +28,9 @@ def ask(place: Place, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
         raise InvalidInput("only one SELECT can be asked", hint="changes go through `isthmus load` and `person erase`")
     lake = Lake.open(place, read_only=True)
     con = lake.con
-    if place.storage_url is None:
-        data = duck.literal(str(place.root / "store"))
-        con.execute(f"SET allowed_directories=[{data}, {duck.literal(str(place.root / 'tmp'))}]")
-        con.execute("SET enable_external_access=false")
+    data = place.storage_url or str(place.root / "store")
+    con.execute(f"SET allowed_directories=[{duck.literal(data)}, {duck.literal(str(place.root / 'tmp'))}]")
+    con.execute("SET enable_external_access=false")
     con.execute("SET lock_configuration=true")
     con.execute("USE memory.main")
     try:

@@ -61,7 +61,9 @@ def tidy(
         if (joined or rewritten) and lake.place.storage_url is None:
             sync_file_system(lake.place.root / "store" / "data")
         snapshots = _expire(con, moment - retention, keep)
-        files = _clean(con, moment - retention)
+        # In a SQLite catalog DuckLake compares these times as texts of two spellings: only the day counts.
+        by_the_day = timedelta(days=1) if lake.place.database_url is None else timedelta()
+        files = _clean(con, moment - retention - by_the_day)
         report = Report(joined, rewritten, snapshots, files, moment.isoformat())
         if report.did_something:
             _keep_report(con, report)
