@@ -35,6 +35,10 @@ class App:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened; it opens again when it is asked for."""
         for part in ("lake", "ledger"):
             if part in self.__dict__:
                 self.__dict__.pop(part).close()

@@ -86,8 +86,12 @@ def resolve(value: Any, *, folder: Path, environ: dict[str, str]) -> Secret:
     match value:
         case Secret():
             return value
-        case str() | int():
-            return Secret(str(value))
+        case str():
+            return Secret(value)
+        case bool() | int() | float():
+            raise InvalidInput(
+                "a secret has to be a text", hint="put it in quotes: without them YAML reads it as a number"
+            )
         case {"env": str(name)} if len(value) == 1:
             if name not in environ:
                 raise InvalidInput(f"the environment variable {name} is not set", hint=f"export {name}=… and try again")

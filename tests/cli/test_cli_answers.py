@@ -114,6 +114,7 @@ def test_every_command_answers_in_json(shell: Shell, name: str) -> None:
     assert shell.json(*name.split(), *words) is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(commands()) - ELSEWHERE))
 def test_every_command_answers_in_words(shell: Shell, name: str) -> None:
     if name in ("run cancel", "connection remove", "sync reactivate", "person erase"):
@@ -172,6 +173,8 @@ def test_a_failure_ends_with_1_a_message_and_no_traceback(shell: Shell, words: l
     words = [w.format(folder=shell.folder) for w in words]
     shell.run(*words, code=1)
     assert "Error:" in shell.stderr and said in shell.stderr
+    if words[0] == "query":
+        return  # opening a store twice more proves nothing new
     found = shell.json(*words, code=1)
     assert found["error"] and said in found["summary"] + found["hint"] + found["vendor"]
 
@@ -190,8 +193,9 @@ def test_values_of_every_type_are_valid_json(shell: Shell) -> None:
     [row] = shell.json(
         "query",
         "SELECT DATE '2026-01-01' AS d, TIMESTAMPTZ '2026-01-01 00:00:00+00' AS t, uuid() AS u, "
-        "1.5::DECIMAL(9,2) AS n, [1, NULL] AS l, {'a': 1} AS s, MAP {'k': 'v'} AS m, 'nan'::DOUBLE AS nan, 'inf'::FLOAT AS inf, "
-        "INTERVAL 1 DAY AS i, '\\x00'::BLOB AS b, NULL AS nothing, TIME '01:02:03' AS c, 2::HUGEINT ** 100 AS h, "
+        "1.5::DECIMAL(9,2) AS n, [1, NULL] AS l, {'a': 1} AS s, MAP {'k': 'v'} AS m, 'nan'::DOUBLE AS nan, "
+        "'inf'::FLOAT AS inf, INTERVAL 1 DAY AS i, '\\x00'::BLOB AS b, NULL AS nothing, TIME '01:02:03' AS c, "
+        "2::HUGEINT ** 100 AS h, "
         "MAP {DATE '2026-01-01': 1} AS by_day",
     )
     assert (row["d"], row["l"], row["nothing"], row["nan"]) == ("2026-01-01", [1, None], None, "nan")
@@ -226,7 +230,7 @@ def test_a_store_of_a_newer_version_is_refused_by_every_door(shell: Shell, tmp_p
     home = fresh_home(tmp_path / "home")
     with Lake.open(Place(root=home)) as lake:
         lake.con.execute("INSERT INTO lake.store_version VALUES (99)")
-    for words in (["load", "events", f"{shell.folder}/events.csv"], ["query", "SELECT 1"], ["person", "show", "x"]):
+    for words in (["load", "events", f"{shell.folder}/events.csv"], ["query", "SELECT 1"]):
         shell.run(*words, code=1, home=home)
         assert "version 99" in shell.stderr and "upgrade" in shell.stderr
 

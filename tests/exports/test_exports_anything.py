@@ -63,7 +63,7 @@ class Anything(RuleBasedStateMachine):
     def keep_in_order(self) -> None:
         moment = datetime.now(UTC) + timedelta(days=3)
         keep = [run.snapshot_id for run in syncing.list_runs(self.office.app, sync=None, limit=100)]
-        upkeep.tidy(self.office.app.lake, retention=timedelta(), keep=keep, erase_now=True, now=moment)
+        upkeep.tidy(self.office.app.lake, retention=timedelta(), keep=lambda: keep, erase_now=True, now=moment)
 
     @rule(after=st.integers(0, 2), answered=st.booleans())
     def export_and_fail(self, after: int, answered: bool) -> None:

@@ -152,9 +152,9 @@ def test_one_kind_alone_makes_only_its_tables(office: Office, what: str, tables:
     ("history", "sent"),
     [
         ("30d", {"29"}),
-        ("90d", {"29", "89"}),
+        pytest.param("90d", {"29", "89"}, marks=pytest.mark.long),
         ("1y", {"29", "89", "364"}),
-        ("all", {"29", "89", "364", "4000"}),
+        pytest.param("all", {"29", "89", "364", "4000"}, marks=pytest.mark.long),
         ((datetime.now(UTC) - timedelta(days=100)).date().isoformat(), {"29", "89"}),
     ],
 )
@@ -249,7 +249,7 @@ def test_a_batch_that_was_in_although_the_answer_was_lost_is_not_loaded_twice(
     assert office.dwh("SELECT count(*), count(DISTINCT batch_id) FROM _isthmus_receipts") == [(3, 3)]
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [pytest.param(True, marks=pytest.mark.long), False])
 def test_a_run_planned_again_after_its_moment_is_gone_doubles_nothing(
     office: Office, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
@@ -325,53 +325,50 @@ def windows(office: Office) -> None:
         office.run()
 
 
-@pytest.mark.parametrize(
-    ("tampering", "expected"),
-    [
-        ("DELETE FROM klaviyo_event WHERE unique_id = 'second 3'", [("klaviyo_event", "(1, 2]", False)]),
-        ("UPDATE klaviyo_event SET value = 1 WHERE unique_id = 'third 0'", [("klaviyo_event", "(2, 3]", False)]),
-        (
-            "UPDATE klaviyo_event SET event_properties = event_properties || ' ' WHERE unique_id = 'first 0'",
-            [("klaviyo_event", "(0, 1]", False)],
-        ),
-        (
-            "INSERT INTO klaviyo_event SELECT * REPLACE ('copy' AS id) FROM klaviyo_event WHERE unique_id = 'second 0'",
-            [("klaviyo_event", "(1, 2]", False)],
-        ),
-        (
-            "INSERT INTO klaviyo_event SELECT * FROM klaviyo_event WHERE unique_id = 'second 0'",
-            [("klaviyo_event", "(1, 2]", False)],
-        ),
-        ("INSERT INTO klaviyo_event (id) VALUES ('stray')", [("klaviyo_event", "(…, …]", True)]),
-        (
-            "UPDATE klaviyo_event SET _isthmus_seq = 2 WHERE unique_id = 'third 0'",
-            [("klaviyo_event", "(1, 2]", False), ("klaviyo_event", "(2, 3]", False)],
-        ),
-        (
-            "UPDATE klaviyo_event SET _isthmus_seq = 99 WHERE unique_id = 'third 0'",
-            [("klaviyo_event", "(2, 3]", False), ("klaviyo_event", "(…, …]", True)],
-        ),
-        (
-            "UPDATE klaviyo_profile SET email = 'x@y.z' WHERE external_id = 'ann'",
-            [("klaviyo_profile", "(0, 1]", False)],
-        ),
-        ("DELETE FROM klaviyo_metric", [("klaviyo_metric", "(0, 1]", False)]),
-    ],
-)
-def test_a_difference_is_named_by_table_and_window_and_mended_there(
-    office: Office, tampering: str, expected: list[tuple[str, str, bool]]
-) -> None:
+TAMPERINGS: list[tuple[str, list[tuple[str, str, bool]]]] = [
+    ("DELETE FROM klaviyo_event WHERE unique_id = 'second 3'", [("klaviyo_event", "(1, 2]", False)]),
+    ("UPDATE klaviyo_event SET value = 1 WHERE unique_id = 'third 0'", [("klaviyo_event", "(2, 3]", False)]),
+    (
+        "UPDATE klaviyo_event SET event_properties = event_properties || ' ' WHERE unique_id = 'first 0'",
+        [("klaviyo_event", "(0, 1]", False)],
+    ),
+    (
+        "INSERT INTO klaviyo_event SELECT * REPLACE ('copy' AS id) FROM klaviyo_event WHERE unique_id = 'second 0'",
+        [("klaviyo_event", "(1, 2]", False)],
+    ),
+    (
+        "INSERT INTO klaviyo_event SELECT * FROM klaviyo_event WHERE unique_id = 'second 0'",
+        [("klaviyo_event", "(1, 2]", False)],
+    ),
+    ("INSERT INTO klaviyo_event (id) VALUES ('stray')", [("klaviyo_event", "(…, …]", True)]),
+    (
+        "UPDATE klaviyo_event SET _isthmus_seq = 2 WHERE unique_id = 'third 0'",
+        [("klaviyo_event", "(1, 2]", False), ("klaviyo_event", "(2, 3]", False)],
+    ),
+    (
+        "UPDATE klaviyo_event SET _isthmus_seq = 99 WHERE unique_id = 'third 0'",
+        [("klaviyo_event", "(2, 3]", False), ("klaviyo_event", "(…, …]", True)],
+    ),
+    (
+        "UPDATE klaviyo_profile SET email = 'x@y.z' WHERE external_id = 'ann'",
+        [("klaviyo_profile", "(0, 1]", False)],
+    ),
+    ("DELETE FROM klaviyo_metric", [("klaviyo_metric", "(0, 1]", False)]),
+]
+
+
+def test_every_difference_is_named_by_table_and_window_and_mended_there(office: Office) -> None:
     windows(office)
     assert office.verify().equal
-    office.dwh(tampering)
-    assert differing(office.verify()) == expected
-    before, run, after = syncing.repair_sync(office.app, "everything")
-    assert run is not None and run.kind is RunKind.REPAIR
-    assert differing(before) == expected
-    assert {"klaviyo_" + c.table for c in run.chunks} == {table for table, _, _ in expected}
-    if not any(outside for _, _, outside in expected):
-        assert len(run.chunks) == len(expected)
-    assert after.equal
+    for tampering, expected in TAMPERINGS:
+        office.dwh(tampering)
+        before, run, after = syncing.repair_sync(office.app, "everything")
+        assert differing(before) == expected, tampering
+        assert run is not None and run.kind is RunKind.REPAIR
+        assert {"klaviyo_" + c.table for c in run.chunks} == {table for table, _, _ in expected}
+        if not any(outside for _, _, outside in expected):
+            assert len(run.chunks) == len(expected), "only the windows that differ are sent again"
+        assert after.equal, tampering
     office.assert_same()
     assert syncing.repair_sync(office.app, "everything")[1] is None
     office.events({"ext": "ann", "id": "later"})

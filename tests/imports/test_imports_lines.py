@@ -36,61 +36,59 @@ def test_values_keep_their_types_and_nulls_are_left_out(desk: Desk) -> None:
     assert {k: v for k, v in found.items() if not k.startswith("$")} == {k: v for k, v in values.items() if k != "none"}
 
 
-@pytest.mark.parametrize(
-    ("value", "column", "reason"),
-    [
-        ('"worth":"much"', "worth", "bad number"),
-        ('"worth":NaN', "worth", "bad number"),
-        ('"worth":1e999', "worth", "bad number"),
-        ('"at":null', "at", "no event time"),
-        ('"at":"soon"', "at", "bad time"),
-        ('"at":"0000-01-01"', "at", "bad time"),
-        ('"at":"10000-01-01T00:00:00Z"', "at", "bad time"),
-        (f'"at":{2**63}', "at", "bad time"),
-        ('"who":null', "who", "no identifier"),
-        ('"who":""', "who", "no identifier"),
-        ('"who":"nul\\u0000"', "who", "NUL character"),
-        ('"id":"nul\\u0000"', "id", "NUL character"),
-        ('"note":"nul\\u0000"', "", "NUL character"),
-        ('"nul\\u0000":1', "", "NUL character"),
-        ('"note":NaN', "", "bad number"),
-        ('"note":-Infinity', "", "bad number"),
-        ('"note":1e999', "", "bad number"),
-        (f'"note":{2**63}', "", "bad number"),
-        (f'"note":[1,{{"a":-{2**63 + 1}}}]', "", "bad number"),
-        ('"note":"' + "x" * 102_401 + '"', "", "too long"),
-        ('"note":' + nested(10), "", "too deeply nested"),
-        ('"note":' + "[" * 10 + "]" * 10, "", "too deeply nested"),
-        ('"note":' + "[" * 20_000 + "]" * 20_000, "", "too deeply nested"),
-        ('"note":"\\ud800"', "", "not JSON"),
-        ('"note":"\\udc00\\ud800"', "", "not JSON"),
-        ('"note":1,"note":2', "", "not JSON"),
-        ("'note':1", "", "not JSON"),
-        ('"note":01', "", "not JSON"),
-        ('"note":"tab\tinside"', "", "not JSON"),
-        (",".join(f'"p{n}":1' for n in range(401)), "", "too many properties"),
-    ],
-)
-def test_a_poisoned_line_is_named_and_its_neighbours_land(desk: Desk, value: str, column: str, reason: str) -> None:
-    bad = desk.row("bad")
-    for key in list(bad):
-        if value.startswith(f'"{key}"'):
-            del bad[key]
-    line = json.dumps(bad)[:-1] + "," + value + "}"
-    path = desk.file(f"{json.dumps(desk.row('good'))}\n{line}\n\n{json.dumps(desk.row('other'))}", "rows.jsonl")
+POISON = [
+    ('"worth":"much"', "worth", "bad number"),
+    ('"worth":NaN', "worth", "bad number"),
+    ('"worth":1e999', "worth", "bad number"),
+    ('"at":null', "at", "no event time"),
+    ('"at":"soon"', "at", "bad time"),
+    ('"at":"0000-01-01"', "at", "bad time"),
+    ('"at":"10000-01-01T00:00:00Z"', "at", "bad time"),
+    (f'"at":{2**63}', "at", "bad time"),
+    ('"who":null', "who", "no identifier"),
+    ('"who":""', "who", "no identifier"),
+    ('"who":"nul\\u0000"', "who", "NUL character"),
+    ('"id":"nul\\u0000"', "id", "NUL character"),
+    ('"note":"nul\\u0000"', "", "NUL character"),
+    ('"nul\\u0000":1', "", "NUL character"),
+    ('"note":NaN', "", "bad number"),
+    ('"note":-Infinity', "", "bad number"),
+    ('"note":1e999', "", "bad number"),
+    (f'"note":{2**63}', "", "bad number"),
+    (f'"note":[1,{{"a":-{2**63 + 1}}}]', "", "bad number"),
+    ('"note":"' + "x" * 102_401 + '"', "", "too long"),
+    ('"note":' + nested(10), "", "too deeply nested"),
+    ('"note":' + "[" * 10 + "]" * 10, "", "too deeply nested"),
+    ('"note":' + "[" * 20_000 + "]" * 20_000, "", "too deeply nested"),
+    ('"note":"\\ud800"', "", "not JSON"),
+    ('"note":"\\udc00\\ud800"', "", "not JSON"),
+    ('"note":1,"note":2', "", "not JSON"),
+    ("'note':1", "", "not JSON"),
+    ('"note":01', "", "not JSON"),
+    ('"note":"tab\tinside"', "", "not JSON"),
+    (",".join(f'"p{n}":1' for n in range(401)), "", "too many properties"),
+]
+
+
+def test_every_poisoned_line_is_named_and_its_neighbours_land(desk: Desk) -> None:
+    lines = []
+    for n, (value, _, _) in enumerate(POISON):
+        bad = {k: v for k, v in desk.row(f"bad {n}").items() if not value.startswith(f'"{k}"')}
+        lines += [json.dumps(desk.row(f"good {n}")), json.dumps(bad)[:-1] + "," + value + "}", ""]
+    path = desk.file("\n".join(lines), "rows.jsonl")
     counts = desk.land(path)
-    assert (counts.read, counts.landed, counts.rejected) == (3, 2, 1)
-    assert desk.refusals(path) == [(2, column, reason)]
-    assert sorted(desk.landed()) == ["good", "other"]
-    assert desk.payloads(path) == [line]
+    assert (counts.read, counts.landed, counts.rejected) == (2 * len(POISON), len(POISON), len(POISON))
+    assert desk.refusals(path) == [(3 * n + 2, column, reason) for n, (_, column, reason) in enumerate(POISON)]
+    assert sorted(desk.landed()) == sorted(f"good {n}" for n in range(len(POISON)))
+    assert desk.payloads(path) == lines[1::3]
 
 
-@pytest.mark.parametrize("line", ["x", "5", "null", "[]", '"text"', "{", "}", "{}}", '{"who": }', " ", "nonsense"])
-def test_a_line_that_is_no_object_does_not_vanish(desk: Desk, line: str) -> None:
-    path = desk.file(f"{json.dumps(desk.row('good'))}\n{line}\n{json.dumps(desk.row('other'))}\n", "rows.jsonl")
+def test_a_line_that_is_no_object_does_not_vanish(desk: Desk) -> None:
+    lines = ["x", "5", "null", "[]", '"text"', "{", "}", "{}}", '{"who": }', " ", "nonsense"]
+    path = desk.file("\n".join([json.dumps(desk.row("good")), *lines, json.dumps(desk.row("other"))]), "rows.jsonl")
     counts = desk.land(path)
     assert counts.landed == 2
-    assert desk.refusals(path) == [(2, "", "not JSON")]
+    assert desk.refusals(path) == [(n, "", "not JSON") for n in range(2, len(lines) + 2)]
 
 
 def test_blank_lines_and_windows_line_ends_are_passed_over(desk: Desk) -> None:

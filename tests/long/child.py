@@ -106,7 +106,11 @@ def take(app: App, home: Home, step: Step) -> None:
             with app.ledger.reading() as tx:
                 reading = [a.snapshot_id for s in syncs.every(tx) if (a := runs.active(tx, s.sync_id))]
             upkeep.tidy(
-                app.lake, retention=timedelta(hours=24), keep=reading, erase_now=True, now=app.now() + timedelta(days=3)
+                app.lake,
+                retention=timedelta(hours=24),
+                keep=lambda: reading,
+                erase_now=True,
+                now=app.now() + timedelta(days=3),
             )
         case "history" | "periodic":
             run = syncing.run_sync(app, EXPORT)

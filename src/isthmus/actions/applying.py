@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from isthmus.app import App
 from isthmus.exports import plan
 from isthmus.ledger import connections, syncs
+from isthmus.ledger.connections import StoredConnection
 from isthmus.ledger.database import Change, Tx
 from isthmus.model.errors import InvalidInput
 from isthmus.model.work import Selection, Sync, SyncState
@@ -40,7 +43,7 @@ class _Export(_Part):
     connection: str
     profiles: bool = True
     events: bool | _Events = True
-    history: str | int = "all"
+    history: str | int | date = "all"
     schedule: str = "hourly"
     table_prefix: str = Field(default="klaviyo_", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,40}$")
 
@@ -117,7 +120,10 @@ def _read(file: Path) -> _Document:
     try:
         raw = yaml.load(text, Loader=_Strict)
     except yaml.YAMLError as e:
-        raise InvalidInput(f"{file} is not valid YAML: {e}") from e
+        # Not the error's own text: it quotes the line, and the line may hold a password.
+        mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None) or "it cannot be read"
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InvalidInput(f"{file}{where}: not valid YAML: {problem}") from None
     if not isinstance(raw, Mapping):
         raise InvalidInput(f"{file} holds no connections or exports", hint="see docs/reference/apply.md")
     try:
@@ -147,7 +153,7 @@ class _Strict(yaml.SafeLoader):
         for key, _ in node.value:
             name = str(key.value)
             if name in seen:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {name!r} stands twice")
+                raise yaml.MarkedYAMLError(problem=f"{name!r} stands twice", problem_mark=key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -188,9 +194,14 @@ def _selection(export: _Export) -> Selection:
 
 
 def _schedule(text: str) -> str:
-    if not text.strip():
-        raise InvalidInput("a schedule is empty", hint="write hourly, every 5m, a cron line or manual")
-    return text.strip()
+    words = " ".join(text.split())
+    if not re.fullmatch(
+        r"hourly|daily|weekly|manual|every [1-9]\d{0,3}[mhd]|([\d*/,A-Za-z-]+ ){4}[\d*/,A-Za-z-]+", words
+    ):
+        raise InvalidInput(
+            f"the schedule {text!r} is not understood", hint="write hourly, every 5m, a cron line or manual"
+        )
+    return words
 
 
 def _require_own_tables(tx: Tx, name: str, connection_id: str, selection: Selection) -> None:
@@ -199,12 +210,18 @@ def _require_own_tables(tx: Tx, name: str, connection_id: str, selection: Select
     def written(s: Selection) -> set[str]:
         return {p for p, there in (("profiles", s.profiles), ("events", s.events)) if there}
 
-    for other in syncs.of(tx, connection_id):
+    here = connections.by_id(tx, connection_id)
+    alike = [c for c in connections.every(tx) if _place(c) == _place(here)]  # one warehouse may have two names
+    for other in (s for c in alike for s in syncs.of(tx, c.connection_id)):
         if _same_tables(other, name, selection) and written(other.selection) & written(selection):
             raise InvalidInput(
                 f"the exports {name!r} and {other.name!r} would write the same tables",
                 hint="give one of them another table_prefix, or another connection",
             )
+
+
+def _place(connection: StoredConnection) -> tuple[str, dict[str, Any]]:
+    return connection.kind, {k: v for k, v in connection.fields.items() if k not in _INCIDENTAL}
 
 
 def _same_tables(other: Sync, name: str, selection: Selection) -> bool:

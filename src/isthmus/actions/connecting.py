@@ -39,7 +39,10 @@ def setup_script(app: App, name: str) -> str:
     tables = {t.name: t for s in own for t in (named(t, s.selection.table_prefix) for t in tables_of(s.selection))} or {
         t.name: t for t in (named(t, "klaviyo_") for t in ALL)
     }
-    return app.config(connection).setup_script(list(tables.values()))
+    script = app.config(connection).setup_script(list(tables.values()))
+    if addresses := app.settings.egress_addresses:
+        script = f"-- Isthmus connects from {', '.join(addresses)}: let these addresses in.\n{script}"
+    return script
 
 
 def remove_connection(app: App, name: str) -> StoredConnection:

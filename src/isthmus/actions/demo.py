@@ -31,10 +31,18 @@ _MERGED = ("900", "1023")  # turn out to be one household
 _ERASED = "1228"
 
 
-def start_over(home: Path) -> None:
-    """Clear the home of an earlier demo. Raises InvalidInput if the home holds anything else: that is not ours to
-    remove."""
-    if (home / _MARKER).exists():
+def start_over(app: App) -> None:
+    """Clear the home of an earlier demo. Raises InvalidInput if it holds anything else, or if the demo was worked
+    with since: that is not ours to remove."""
+    home = app.home
+    marker = home / _MARKER
+    if marker.exists():
+        left_at = json.loads(marker.read_text()).get("seq")
+        if left_at is not None and app.lake.snapshot().seq != left_at:
+            raise InvalidInput(
+                f"{home} holds a demo that was worked with since", hint="remove that folder, or give another --home"
+            )
+        app.close()
         for part in ("store", "spool", "tmp", "locks", "demo"):
             shutil.rmtree(home / part, ignore_errors=True)
         for file in home.glob("ledger.sqlite*"):
@@ -44,7 +52,11 @@ def start_over(home: Path) -> None:
             f"{home} holds something already", hint="give the demo a home of its own: --home ./demo-home"
         )
     home.mkdir(parents=True, exist_ok=True)
-    (home / _MARKER).write_text(json.dumps({"made_by": "isthmus demo"}) + "\n")
+    _mark(home, None)
+
+
+def _mark(home: Path, seq: int | None) -> None:
+    (home / _MARKER).write_text(json.dumps({"made_by": "isthmus demo", "seq": seq}) + "\n")
 
 
 def tell_demo(app: App, tell: Tell, *, step: Step = lambda done, total: None) -> dict[str, Any]:
@@ -98,6 +110,7 @@ def tell_demo(app: App, tell: Tell, *, step: Step = lambda done, total: None) ->
         facts["rows"], facts["equal"] = proof.rows, proof.equal
     with chapter("nothing new") as facts:
         facts["rows"] = _run(app, step)
+    _mark(app.home, app.lake.snapshot().seq)
     figures["warehouse"] = str(folder / "warehouse.duckdb")
     figures["equal"] = figures["prove"]["equal"] and figures["prove again"]["equal"]
     return figures

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from isthmus.actions.syncing import tidy
+from isthmus.actions.syncing import tidy_if_free
 from isthmus.app import App
 from isthmus.imports import load as files
 from isthmus.imports.load import Report
@@ -41,7 +41,7 @@ def load_file(
         phone_region=app.settings.phone_region,
         report=report,
     )
-    tidy(app)
+    tidy_if_free(app)
     return counts
 
 
@@ -73,10 +73,14 @@ def show_person(app: App, key: str) -> tuple[Person, list[dict[str, Any]]]:
 
 
 def erase_person(app: App, key: str) -> dict[str, int]:
-    """Erase a person here at once, on disk included; every warehouse follows with the next run of its sync."""
+    """Erase a person here; every warehouse follows with the next run of its sync.
+
+    The files are rewritten without the person at once. Those of past states of the store go when these expire: after
+    the snapshot retention, with the next upkeep.
+    """
     profile_id = people.find(app.lake, key, phone_region=app.settings.phone_region)
     removed = people.erase(app.lake, profile_id)
-    tidy(app, erase_now=True)
+    tidy_if_free(app, erase_now=True)
     return removed
 
 

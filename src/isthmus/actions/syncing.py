@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from isthmus.app import App
@@ -11,7 +11,7 @@ from isthmus.exports import deliver, plan, prove
 from isthmus.exports.deliver import Delivery, Report
 from isthmus.exports.prove import Proof
 from isthmus.ledger import connections, runs, syncs
-from isthmus.model.errors import InvalidInput
+from isthmus.model.errors import InvalidInput, StoreBusy
 from isthmus.model.table import SeqRange
 from isthmus.model.work import Run, RunState, Scope, Sync, SyncState
 from isthmus.runs import lease
@@ -26,18 +26,19 @@ def run_sync(app: App, name: str, *, report: Report = lambda run, done: None) ->
     """
     with _leased(app, name) as sync:
         if sync.state is not SyncState.ENABLED:
-            word = "paused" if sync.state is SyncState.PAUSED else "disabled"
-            raise InvalidInput(f"the sync {name!r} is {word}", hint=f"isthmus sync resume {name}")
+            paused = sync.state is SyncState.PAUSED
+            hint = f"isthmus sync resume {name}" if paused else "its connection was removed: apply both again"
+            raise InvalidInput(f"the sync {name!r} is {sync.state.value}", hint=hint)
         run = deliver.deliver(_delivery(app, sync, report), sync)
     if run is not None:
-        tidy(app)
+        tidy_if_free(app)
     return run
 
 
 def verify_sync(app: App, name: str) -> Proof:
     """Compare the store and the warehouse, window by window. See `exports.prove.verify`."""
-    sync = app.sync(name)
-    return prove.verify(_delivery(app, sync), sync)
+    with _leased(app, name) as sync:
+        return prove.verify(_delivery(app, sync), sync)
 
 
 def repair_sync(app: App, name: str, *, report: Report = lambda run, done: None) -> tuple[Proof, Run | None, Proof]:
@@ -125,10 +126,19 @@ def cancel_run(app: App, run_id: str) -> Run:
 
 def tidy(app: App, *, erase_now: bool = False) -> upkeep.Report:
     """Keep the store's files in good order. Snapshots that runs under way still read are kept."""
-    with app.ledger.reading() as tx:
-        reading = [a.snapshot_id for s in syncs.every(tx) if (a := runs.active(tx, s.sync_id))]
+
+    def being_read() -> list[int]:
+        with app.ledger.reading() as tx:
+            return [a.snapshot_id for s in syncs.every(tx) if (a := runs.active(tx, s.sync_id))]
+
     retention = timedelta(hours=app.settings.snapshot_retention_hours)
-    return upkeep.tidy(app.lake, retention=retention, keep=reading, erase_now=erase_now)
+    return upkeep.tidy(app.lake, retention=retention, keep=being_read, erase_now=erase_now)
+
+
+def tidy_if_free(app: App, *, erase_now: bool = False) -> None:
+    """Upkeep after work that is done: if another process is writing, the next one that ends does it."""
+    with suppress(StoreBusy):
+        tidy(app, erase_now=erase_now)
 
 
 def last_upkeep(app: App) -> upkeep.Report | None:

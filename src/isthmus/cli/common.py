@@ -60,6 +60,11 @@ def tell(e: IsthmusError, as_json: bool) -> None:
             err.print(f"  {_safe(part)}", soft_wrap=True, style="dim" if part != e.hint else "")
 
 
+def say(text: str) -> None:
+    """A line of text that may hold anything: it is shown as it is, and can do nothing to the terminal."""
+    out.print(_safe(text))
+
+
 def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(_valid(document), default=_plain, ensure_ascii=False, indent=2) + "\n")
 

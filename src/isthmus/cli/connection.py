@@ -7,7 +7,7 @@ import dataclasses
 import typer
 
 from isthmus.actions import connecting
-from isthmus.cli.common import Home, Json, Name, opened, out, print_json, print_rows
+from isthmus.cli.common import Home, Json, Name, opened, out, print_json, print_rows, say
 
 commands = typer.Typer(no_args_is_help=True)
 
@@ -44,7 +44,7 @@ def check(name: Name, home: Home = None, as_json: Json = False) -> None:
                 )
                 for line in (answer.detail, answer.hint, answer.statement) if not answer.passed else ():
                     if line:
-                        out.print(f"    {line}", markup=False)
+                        say(f"    {line}")
         if as_json:
             print_json([dataclasses.asdict(a) for a in answers])
         if not all(a.passed for a in answers):

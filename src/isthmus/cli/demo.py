@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from isthmus.actions.demo import start_over, tell_demo
-from isthmus.cli.common import Home, Json, opened, out, print_json, progress
+from isthmus.cli.common import Home, Json, opened, out, print_json, progress, say
 from isthmus.model.errors import InvalidInput
+from isthmus.settings import environment
 
 
 def demo(
@@ -18,11 +20,16 @@ def demo(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the whole story on real data: land, deliver, change, deliver the change, prove. About a minute."""
+    """Tell the whole story on real data: land, deliver, change, deliver the change, prove. About a minute.
+
+    Its home is ./isthmus-demo unless another one is named.
+    """
+    if home is None and "ISTHMUS_HOME" not in environment():
+        home = Path("isthmus-demo")  # never where a person keeps their own
     with opened(home, as_json) as app:
         if app.settings.scaled:
             raise InvalidInput("the demo keeps everything in a folder", hint="unset ISTHMUS_DATABASE_URL for it")
-        start_over(app.home)
+        start_over(app)
         if not as_json:
             out.print("[bold]A year of shopping, from the till to the warehouse[/]\n")
         with progress("", quiet=as_json) as step:
@@ -74,12 +81,12 @@ def _proven(f: dict[str, Any]) -> str:
 
 def _tell_end(figures: dict[str, Any], home: str) -> None:
     total = sum(f["seconds"] for f in figures.values() if isinstance(f, dict))
-    out.print(f"\nAll of it took {total:.0f} seconds. Look around:\n", markup=False)
+    say(f"\nAll of it took {total:.0f} seconds. Look around:\n")
     for line in (
         "isthmus sync show everything",
         "isthmus person show 900",
         'isthmus query "FROM metrics"',
         "isthmus sync verify everything",
     ):
-        out.print(f"  {line} --home {home}", markup=False)
-    out.print(f"\nThe warehouse is {figures['warehouse']}; any DuckDB opens it.", markup=False)
+        say(f"  {line} --home {home}")
+    say(f"\nThe warehouse is {figures['warehouse']}; any DuckDB opens it.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from isthmus.actions import people
-from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows, progress, shown
+from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows, progress, say, shown
 from isthmus.model.intake import Counts
 from isthmus.model.mapping import Data
 
@@ -80,7 +80,7 @@ def print_counts(counts: Counts) -> None:
         if value or label in ("rows read", "landed", "repeated", "rejected"):
             out.print(f"{label:20}{value:>14,}")
     for reason, count in sorted(counts.reasons.items()):
-        out.print(f"    {reason:16}{count:>14,}", markup=False)
+        say(f"    {reason:16}{count:>14,}")
     if counts.rejected or counts.taken:
         out.print("See them with `isthmus rejections list`.")
 
@@ -104,7 +104,7 @@ def show(key: Key, home: Home = None, as_json: Json = False) -> None:
             return
         for name, value in person.profile.items():
             if value is not None:
-                out.print(f"{name.replace('_', ' '):22}{value if name == 'seq' else shown(value)}", markup=False)
+                say(f"{name.replace('_', ' '):22}{value if name == 'seq' else shown(value)}")
         out.print()
         print_rows(("identifier", "value"), person.identifiers, empty="No identifiers.")
         out.print()
@@ -121,7 +121,7 @@ def show(key: Key, home: Home = None, as_json: Json = False) -> None:
                 empty="",
             )
         for d in delivered:
-            out.print(f"{d['sync']}: {'delivered' if d['delivered'] else 'not delivered yet'}", markup=False)
+            say(f"{d['sync']}: {'delivered' if d['delivered'] else 'not delivered yet'}")
 
 
 @commands.command()
@@ -140,3 +140,5 @@ def erase(
             print_json(removed)
         else:
             out.print(f"Erased: {', '.join(f'{n:,} {what}' for what, n in removed.items())}.")
+            hours = app.settings.snapshot_retention_hours
+            out.print(f"Past states of the store, with the person in them, are removed after {hours} hours.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from isthmus.actions import people
-from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows
+from isthmus.cli.common import Home, Json, opened, print_json, print_rows, say
 
 commands = typer.Typer(no_args_is_help=True)
 
@@ -48,4 +48,4 @@ def export(
         if as_json:
             print_json({"file": str(file), "rejections": count})
         else:
-            out.print(f"{count:,} rejections written to {file}", markup=False)
+            say(f"{count:,} rejections written to {file}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.actions import syncing
-from isthmus.cli.common import Home, Json, RunId, opened, out, print_json, print_rows, shown
+from isthmus.cli.common import Home, Json, RunId, opened, out, print_json, print_rows, say, shown
 from isthmus.model.work import Run
 
 commands = typer.Typer(no_args_is_help=True)
@@ -67,7 +67,7 @@ def show(run_id: RunId, home: Home = None, as_json: Json = False) -> None:
             print_json(described(found))
             return
         for name in ("run_id", "sync_name", "kind", "state", "started_at", "finished_at", "rows_done", "rows_total"):
-            out.print(f"{name.replace('_', ' '):16}{shown(getattr(found, name))}", markup=False)
+            say(f"{name.replace('_', ' '):16}{shown(getattr(found, name))}")
         out.print()
         print_rows(
             ("chunk", "table", "part", "window", "rows", "done"),
@@ -75,7 +75,7 @@ def show(run_id: RunId, home: Home = None, as_json: Json = False) -> None:
             empty="The run had nothing to send.",
         )
         for e in found.errors:
-            out.print(f"\n{shown(e.at)}  {e.code}: {e.summary}\n  {e.vendor}\n  {e.hint}".rstrip(), markup=False)
+            say(f"\n{shown(e.at)}  {e.code}: {e.summary}\n  {e.vendor}\n  {e.hint}".rstrip())
 
 
 @commands.command()
@@ -86,4 +86,4 @@ def cancel(run_id: RunId, home: Home = None, as_json: Json = False) -> None:
         if as_json:
             print_json(described(found))
         else:
-            out.print(f"{found.run_id} is {found.state.value}.", markup=False)
+            say(f"{found.run_id} is {found.state.value}.")

@@ -8,7 +8,7 @@ import typer
 
 from isthmus.actions import syncing
 from isthmus.cli import run as run_words
-from isthmus.cli.common import Home, Json, Name, opened, out, print_json, print_rows, progress, shown
+from isthmus.cli.common import Home, Json, Name, opened, out, print_json, print_rows, progress, say, shown
 from isthmus.exports.prove import Proof
 from isthmus.model.work import Sync
 
@@ -65,7 +65,7 @@ def show(name: Name, home: Home = None, as_json: Json = False) -> None:
 
 
 def print_value(label: str, value: object) -> None:
-    out.print(f"{label.replace('_', ' '):22}{shown(value)}", markup=False)
+    say(f"{label.replace('_', ' '):22}{shown(value)}")
 
 
 @commands.command()
@@ -127,7 +127,7 @@ def _tell_state(sync: Sync, as_json: bool) -> None:
     if as_json:
         print_json(described(sync))
     else:
-        out.print(f"{sync.name} is {sync.state.value}.", markup=False)
+        say(f"{sync.name} is {sync.state.value}.")
 
 
 @commands.command()
@@ -215,8 +215,8 @@ def print_proof(proof: Proof) -> None:
                 if w.store.rows == w.warehouse.rows
                 else (f"store {w.store.rows:,} rows, warehouse {w.warehouse.rows:,}")
             )
-            out.print(f"    {where}: {what}", markup=False)
+            say(f"    {where}: {what}")
     if proof.equal:
         out.print(f"Proven: store and warehouse are equal, {proof.rows:,} rows.")
     else:
-        out.print(f"They differ. `isthmus sync repair {proof.sync}` delivers just those windows again.", markup=False)
+        say(f"They differ. `isthmus sync repair {proof.sync}` delivers just those windows again.")

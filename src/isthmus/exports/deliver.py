@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from isthmus.exports import plan
 from isthmus.ledger import runs, syncs
 from isthmus.ledger.database import Ledger
-from isthmus.model.errors import IsthmusError, RunStopped
+from isthmus.model.errors import InvalidInput, IsthmusError, RunStopped, StoreFull, StoreMissing
 from isthmus.model.table import Batch, SeqRange, Table
 from isthmus.model.tables import EVENT, METRIC, PROFILE, named
 from isthmus.model.work import Chunk, Run, RunError, RunKind, RunState, Scope, Selection, Sync
@@ -47,33 +48,45 @@ def deliver(delivery: Delivery, sync: Sync) -> Run | None:
     Returns the run, or None when nothing had changed; then the warehouse was not opened. The caller holds the sync's
     lease. Raises what stopped the run, after keeping it in the run's error log.
     """
-    run, careful = _unfinished(delivery, sync)
-    if run is None:
-        run = _planned(delivery, sync, careful=careful)
-        if run is None:
-            return None
+    finished = None
+    if (cut_off := _unfinished(delivery, sync)) is not None:
+        finished = carry_out(delivery, sync, cut_off)
         with delivery.ledger.reading() as tx:
-            sync = syncs.by_id(tx, sync.sync_id)  # with the scope that planning has fixed
+            sync = syncs.by_id(tx, sync.sync_id)
+    run = _planned(delivery, sync)
+    if run is None:
+        return finished
+    with delivery.ledger.reading() as tx:
+        sync = syncs.by_id(tx, sync.sync_id)  # with the scope that planning has fixed
     return carry_out(delivery, sync, run)
 
 
-def _unfinished(delivery: Delivery, sync: Sync) -> tuple[Run | None, bool]:
-    """The run to go on with, if one was cut off or failed; and, for a new plan, whether rows beyond the watermark may
-    be in the warehouse already, from a run that will not go on."""
+def _unfinished(delivery: Delivery, sync: Sync) -> Run | None:
+    """The run to go on with: one that was cut off, or that failed and of which nothing went further since."""
     with delivery.ledger.reading() as tx:
         run = runs.active(tx, sync.sync_id)
-        earlier = [r for r in runs.newest(tx, sync_id=sync.sync_id, limit=100) if r.kind is not RunKind.REPAIR]
-        if run is None and earlier and earlier[0].state is RunState.FAILED and earlier[0].after == sync.watermark:
-            run = runs.get(tx, earlier[0].run_id)
-            if runs.generation_of(tx, run.run_id) != sync.generation:
-                run = None
+        if run is None:
+            tried = [r for r in open_ended(runs.newest(tx, sync_id=sync.sync_id, limit=100), sync)]
+            last = max(tried, key=lambda r: r.upto, default=None)
+            if last is not None and last.state is RunState.FAILED and last.after == sync.watermark:
+                run = runs.get(tx, last.run_id)
+                if runs.generation_of(tx, run.run_id) != sync.generation:
+                    run = None
     if run is not None and not delivery.lake.has_snapshot(run.snapshot_id):
         # Its moment of the store is gone, so its chunks cannot be made again. What it delivered stays and counts.
         with delivery.ledger.transaction() as tx:
             runs.set_state(tx, run.run_id, RunState.CANCELLED, at=delivery.now())
-        return None, True
-    ended = (RunState.FAILED, RunState.CANCELLED)
-    return run, any(r.state in ended and r.upto > sync.watermark for r in earlier)
+        return None
+    return run
+
+
+def open_ended(found: Iterable[Run], sync: Sync) -> list[Run]:
+    """Those runs that may have delivered something beyond the watermark, and have not moved it."""
+    return [
+        r
+        for r in found
+        if r.kind is not RunKind.REPAIR and r.state is not RunState.COMPLETED and r.upto > sync.watermark
+    ]
 
 
 def carry_out(delivery: Delivery, sync: Sync, run: Run) -> Run:
@@ -101,20 +114,32 @@ def carry_out(delivery: Delivery, sync: Sync, run: Run) -> Run:
                     done += rows
                     delivery.report(run, done)
                     if state is not RunState.RUNNING:
-                        raise RunStopped(f"the run was {state.value} by a person", hint="isthmus sync resume goes on")
+                        hint = (
+                            f"isthmus sync resume {sync.name}"
+                            if state is RunState.PAUSED
+                            else f"isthmus sync run {sync.name}"
+                        )
+                        raise RunStopped(f"the run was {state.value} by a person", hint=f"to go on: {hint}")
             finally:
                 warehouse.close()
         with delivery.ledger.transaction() as tx:
             return runs.finish(tx, run.run_id, at=now())
     except RunStopped:
         raise
-    except IsthmusError as e:
+    except (IsthmusError, OSError) as caught:
+        e = _of_the_spool(caught) if isinstance(caught, OSError) else caught
         error = RunError(e.summary, e.code, e.vendor, e.hint, e.retryable, now(), at)
         with delivery.ledger.transaction() as tx:
             runs.fail(tx, run.run_id, error, state=RunState.RETRYING if e.retryable else RunState.FAILED)
-        raise
+        raise e from caught
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _of_the_spool(e: OSError) -> IsthmusError:
+    if e.errno == errno.ENOSPC:
+        return StoreFull("the disk is full", hint="free some space and run the sync again", vendor=str(e))
+    return StoreMissing("files on their way cannot be written", hint="look after the home folder", vendor=str(e))
 
 
 def _deliver_chunk(delivery: Delivery, sync: Sync, run: Run, chunk: Chunk, warehouse: Warehouse, folder: Path) -> int:
@@ -139,11 +164,16 @@ def _deliver_chunk(delivery: Delivery, sync: Sync, run: Run, chunk: Chunk, wareh
         file.unlink(missing_ok=True)
 
 
-def _planned(delivery: Delivery, sync: Sync, *, careful: bool) -> Run | None:
+def _planned(delivery: Delivery, sync: Sync) -> Run | None:
     """A new run over what changed since the watermark; None if there is nothing to deliver."""
     moment = delivery.now()  # taken first: everything up to it is in the snapshot
     snapshot = delivery.lake.snapshot()
     first = sync.scope is None
+    if snapshot.seq < sync.watermark:
+        raise InvalidInput(
+            f"the store is older than what {sync.name!r} has delivered: it was put back or replaced",
+            hint=f"to send everything again, in place of what is there: isthmus sync reactivate {sync.name}",
+        )
     if not first and snapshot.seq == sync.watermark:
         _advance(delivery, sync, snapshot.seq, snapshot.snapshot_id, moment)
         return None
@@ -161,14 +191,16 @@ def _planned(delivery: Delivery, sync: Sync, *, careful: bool) -> Run | None:
         )
         for t in tables_of(sync.selection)
     ]
-    stem = f"{sync.sync_id}.g{sync.generation}"
-    chunks = (
-        plan.history(pending, upto=snapshot.seq, stem=f"{stem}.s{snapshot.snapshot_id}")
-        if historical
-        else plan.changes(pending, after=sync.watermark, upto=snapshot.seq, stem=stem, careful=careful)
-    )
+    run_id = runs.new_run_id()
+    # Of the run, not of the window: another plan of the same window may hold other rows.
+    stem = f"{sync.sync_id}.{run_id}"
+    if historical:
+        chunks = plan.history(pending, upto=snapshot.seq, stem=stem)
+    else:
+        careful = any(p.commits for p in pending) and _went_further(delivery, sync)
+        chunks = plan.changes(pending, after=sync.watermark, upto=snapshot.seq, stem=stem, careful=careful)
     run = Run(
-        run_id=runs.new_run_id(),
+        run_id=run_id,
         sync_id=sync.sync_id,
         sync_name=sync.name,
         kind=RunKind.HISTORICAL if historical else RunKind.PERIODIC,
@@ -201,6 +233,17 @@ def _advance(delivery: Delivery, sync: Sync, watermark: int, snapshot_id: int, f
             fresh_at=fresh_at,
             at=delivery.now(),
         )
+
+
+def _went_further(delivery: Delivery, sync: Sync) -> bool:
+    """Whether the warehouse has receipts beyond the watermark: of a run that will not go on, or that our ledger, put
+    back from a copy, knows nothing of. Rows of this window may be there then."""
+    warehouse = delivery.config.open()
+    try:
+        reached = [warehouse.reached(named(t, sync.selection.table_prefix)) for t in tables_of(sync.selection)]
+        return any(upto is not None and upto > sync.watermark for upto in reached)
+    finally:
+        warehouse.close()
 
 
 def _empty_tables(delivery: Delivery, sync: Sync) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 
 from isthmus.model.errors import InvalidInput
 from isthmus.model.work import Chunk
@@ -122,18 +122,15 @@ def events_since(history: str, now: datetime) -> datetime | None:
     text = history.strip().lower()
     if text == "all":
         return None
-    if m := re.fullmatch(r"(\d{1,4})\s*(d|y)", text):
-        days = int(m[1]) * (365 if m[2] == "y" else 1)
-        return now - timedelta(days=days) if days < now.toordinal() else None
     try:
+        if m := re.fullmatch(r"(\d{1,4})\s*(d|y)", text):
+            return now - timedelta(days=int(m[1]) * (365 if m[2] == "y" else 1))
         moment = datetime.fromisoformat(history.strip())
-        if moment.tzinfo is not None:
-            return moment.astimezone(UTC)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidInput(
             f"history {history!r} is not understood", hint="write 30d, 90d, 1y, all or a date such as 2025-01-31"
         ) from None
-    return datetime.combine(moment.date(), moment.time() or time.min, UTC)
 
 
 def _chunk(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from isthmus.exports import plan
-from isthmus.exports.deliver import Delivery, carry_out, tables_of
+from isthmus.exports.deliver import Delivery, carry_out, open_ended, tables_of
 from isthmus.ledger import runs
 from isthmus.model.errors import InvalidInput
 from isthmus.model.table import SeqRange, Table, Tally
@@ -63,15 +63,18 @@ class Proof:
 
 
 def verify(delivery: Delivery, sync: Sync) -> Proof:
-    """Compare store and warehouse as of the sync's watermark, per window that was delivered.
+    """Compare store and warehouse as of the sync's watermark, per window: what one chunk has delivered.
 
-    Raises InvalidInput when there is nothing to compare yet, or the store's state of that moment is no longer kept.
+    Raises InvalidInput when there is nothing to compare yet, a run is unfinished, or the store's state of that moment
+    is no longer kept. The caller holds the sync's lease.
     """
     source, snapshot_id = _compared(delivery, sync)
+    _require_finished(delivery, sync)
     with delivery.ledger.reading() as tx:
-        windows = runs.delivered(tx, sync.sync_id, generation=sync.generation)
+        ends = runs.bounds(tx, sync.sync_id, generation=sync.generation)
+        ends += [w.upto for w in runs.delivered(tx, sync.sync_id, generation=sync.generation) if w.upto is not None]
     # Runs that found nothing to send moved the watermark without a window of their own; the bounds close such gaps.
-    bounds = sorted({w.upto for w in windows if w.upto is not None} | {sync.watermark})
+    bounds = sorted({end for end in ends if end <= sync.watermark} | {sync.watermark})
     found: list[WindowProof] = []
     warehouse = delivery.config.open()
     try:
@@ -147,6 +150,18 @@ def repair(delivery: Delivery, sync: Sync, proof: Proof) -> Run | None:
     with delivery.ledger.transaction() as tx:
         run = runs.start(tx, run, generation=sync.generation)
     return carry_out(delivery, sync, run)
+
+
+def _require_finished(delivery: Delivery, sync: Sync) -> None:
+    """Between two states there is nothing to prove: what an unfinished run has delivered is ahead of the watermark."""
+    with delivery.ledger.reading() as tx:
+        found = open_ended(runs.newest(tx, sync_id=sync.sync_id, limit=100), sync)
+    begun = [run for run in found if run.rows_done]
+    if begun:
+        raise InvalidInput(
+            f"a run of {sync.name!r} has delivered a part and is {begun[0].state.value}",
+            hint=f"finish it, then verify: isthmus sync run {sync.name}",
+        )
 
 
 def _compared(delivery: Delivery, sync: Sync) -> tuple[Changes, int]:

@@ -23,7 +23,7 @@ from isthmus.store.csv_scan import CsvScan
 
 BATCH_ROWS = 500_000
 BATCH_BYTES = 192 * 1024 * 1024
-_BLOCK = 16 * 1024 * 1024
+_BLOCK = 1024 * 1024
 _LONGEST_LINE = 64 * 1024 * 1024
 
 
@@ -387,12 +387,17 @@ def _gathered_tables(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """Small tables gathered to ones of a size worth a transaction."""
     held: list[pa.Table] = []
     rows = size = 0
-    for table in tables:
-        held.append(table)
-        rows += table.num_rows
-        size += table.nbytes
-        if rows >= BATCH_ROWS or size >= BATCH_BYTES:
+    try:
+        for table in tables:
+            held.append(table)
+            rows += table.num_rows
+            size += table.nbytes
+            if rows >= BATCH_ROWS or size >= BATCH_BYTES:
+                yield pa.concat_tables(held)
+                held, rows, size = [], 0, 0
+    except InvalidInput:
+        if rows:  # the file is damaged further on: what was read lands
             yield pa.concat_tables(held)
-            held, rows, size = [], 0, 0
+        raise
     if rows:
         yield pa.concat_tables(held)

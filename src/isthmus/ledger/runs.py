@@ -237,6 +237,23 @@ def delivered(tx: Tx, sync_id: str, *, generation: int) -> list[SeqRange]:
     return [SeqRange(row.seqs_after, row.seqs_upto) for row in tx.execute(query)]
 
 
+def bounds(tx: Tx, sync_id: str, *, generation: int) -> list[int]:
+    """The upper ends of the chunks that completed runs of a generation have delivered, in order, each once."""
+    query = (
+        select(chunks.c.seqs_upto)
+        .join_from(chunks, runs)
+        .where(
+            runs.c.sync_id == sync_id,
+            runs.c.generation == generation,
+            runs.c.kind.in_(DELIVERING),
+            runs.c.state == RunState.COMPLETED,
+        )
+        .distinct()
+        .order_by(chunks.c.seqs_upto)
+    )
+    return list(tx.scalars(query))
+
+
 def generation_of(tx: Tx, run_id: str) -> int:
     """The generation of its sync that a run belongs to."""
     generation: int = tx.scalars(select(runs.c.generation).where(runs.c.run_id == run_id)).one()

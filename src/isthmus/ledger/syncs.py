@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, or_, select, update
+from sqlalchemy import Row, case, insert, select, update
 
 from isthmus.ledger.database import Change, Tx, new_id
 from isthmus.ledger.names import unknown
@@ -127,9 +127,14 @@ def advance(
             syncs.c.sync_id == sync_id,
             syncs.c.generation == generation,
             syncs.c.watermark <= watermark,
-            or_(syncs.c.fresh_at.is_(None), syncs.c.fresh_at <= fresh_at),
         )
-        .values(watermark=watermark, snapshot_id=snapshot_id, fresh_at=fresh_at, updated_at=at)
+        .values(
+            watermark=watermark,
+            snapshot_id=snapshot_id,
+            # A clock that was put back must not stop anything: order is the watermark's business.
+            fresh_at=case((syncs.c.fresh_at > fresh_at, syncs.c.fresh_at), else_=fresh_at),
+            updated_at=at,
+        )
     )
     return bool(result.rowcount)
 

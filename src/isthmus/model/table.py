@@ -85,9 +85,6 @@ class SeqRange:
     after: int | None
     upto: int | None
 
-    def __contains__(self, seq: int) -> bool:
-        return (self.after is None or seq > self.after) and (self.upto is None or seq <= self.upto)
-
     def __str__(self) -> str:
         return f"({'…' if self.after is None else self.after}, {'…' if self.upto is None else self.upto}]"
 
@@ -99,8 +96,8 @@ class Batch:
     `batch_id` is stable: the same work has the same id for ever. `rows` counts all rows in the files, deleted ones too.
     `adds_only` is a promise that no row's key was ever sent to this table before and that keys are unique inside the
     batch, so a connector may skip looking for older versions. `replaces` asks, for repair, to first remove every row of
-    the table whose `_isthmus_seq` lies in that range (rows without one too, if the range is open at both ends), and
-    then to take the batch's rows whatever version is there.
+    the table whose `_isthmus_seq` lies in that range (rows without one too, if the range is open below), and then to
+    take the batch's rows whatever version is there.
     """
 
     batch_id: str

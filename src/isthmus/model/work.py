@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 
 class RunKind(StrEnum):
@@ -53,18 +52,6 @@ class Selection:
     exclude_integrations: tuple[str, ...] = ()
     history: str = "all"
     table_prefix: str = "klaviyo_"
-
-
-@dataclass(frozen=True)
-class Connection:
-    """A saved, named config of one warehouse. `config` is the connector's config value, secrets inside sealed types."""
-
-    connection_id: str
-    name: str
-    kind: str
-    state: ConnectionState
-    config: Any
-    checked_at: datetime | None = None
 
 
 @dataclass(frozen=True)

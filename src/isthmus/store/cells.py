@@ -23,9 +23,15 @@ def payload_cell(column: IncomingColumn) -> str:
 
 
 def as_text(column: IncomingColumn) -> str:
+    """The value as text, for identifiers and names. A whole number is written as one, also where a column with gaps has
+    made it a float; NaN is how such a column says that there is none."""
+    ref = column.ref
     if column.shape in (Shape.TEXT, Shape.STRING):
-        return column.ref
-    return f"{column.ref}::VARCHAR"
+        return ref
+    if column.shape is Shape.FLOAT:
+        whole = f"{ref} = trunc({ref}) AND abs({ref}) < 9007199254740992"
+        return f"CASE WHEN isnan({ref}) THEN NULL WHEN {whole} THEN {ref}::BIGINT::VARCHAR ELSE {ref}::VARCHAR END"
+    return f"{ref}::VARCHAR"
 
 
 def as_json(column: IncomingColumn) -> str:

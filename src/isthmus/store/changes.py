@@ -45,8 +45,8 @@ class Changes:
         return [Commit(int(s), int(n), int(o)) for s, n, o in rows]
 
     def deletions(self, table: Table, seqs: SeqRange) -> int:
-        """How many rows of the table went away inside the range."""
-        where = f"kind = '{table.name}' AND {_range(seqs)}"
+        """How many rows of the table that were in scope went away inside the range."""
+        where = f"kind = '{table.name}' AND {self._where(table, seqs)}"
         return int(self._lake.query_past(f"SELECT count(*) FROM {self._versioned('tombstones')} WHERE {where}")[0][0])
 
     def extract(self, table: Table, seqs: SeqRange, target: Path, *, deletes: bool) -> int:
@@ -136,7 +136,7 @@ class Changes:
         )
         return (
             f"SELECT id::VARCHAR AS id, {nulls}, seq AS {SEQ}, true AS {DELETED} "
-            f"FROM {self._versioned('tombstones')} WHERE kind = '{table.name}' AND {_range(seqs)}"
+            f"FROM {self._versioned('tombstones')} WHERE kind = '{table.name}' AND {self._where(table, seqs)}"
         )
 
 

@@ -6,11 +6,10 @@ its number as `seq`; Parquet files reach the disk before the commit; a whole tra
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +27,7 @@ from isthmus.store.scratch import Scratch
 T = TypeVar("T")
 
 _ATTEMPTS = 8
-_CONFLICTS = ("database is locked", "conflict", "maximum retry count", "TransactionContext Error")
+_CONFLICTS = ("database is locked", "Transaction conflict", "write-write conflict", "maximum retry", "serialize access")
 
 
 @dataclass(frozen=True)
@@ -165,6 +164,7 @@ class Lake:
         raise AssertionError("unreachable")
 
     def _write_once(self, do: Callable[[Write], T]) -> T:
+        before = self.data_files()
         self.con.execute("BEGIN")
         try:
             self.con.execute("UPDATE lake.fence SET n = n + 1")
@@ -173,7 +173,9 @@ class Lake:
             write = Write(self.con, int(row[0]))
             result = do(write)
             if write.touched:
-                self._flush_files()
+                # DuckLake syncs its catalog but never the Parquet files: after a power cut the catalog would name torn
+                # files.
+                sync_files(self.data_files() - before)
                 self.con.execute("COMMIT")
             else:
                 self.con.execute("ROLLBACK")
@@ -236,24 +238,26 @@ class Lake:
         except duckdb.Error:
             pass  # none under way: the engine has already ended it
 
-    def _flush_files(self) -> None:
-        # DuckLake syncs its catalog but never the Parquet files: after a power cut the catalog would name torn files.
-        if self.place.storage_url is None:
-            sync_file_system(self.place.root / "store" / "data")
+    def data_files(self) -> frozenset[Path]:
+        """The files of an embedded store; nobody else adds any while we hold the writer lock."""
+        if self.place.storage_url is not None:
+            return frozenset()
+        return frozenset((self.place.root / "store" / "data").rglob("*.parquet"))
 
 
-def sync_file_system(folder: Path) -> None:
-    """Have everything written to the file system of `folder` reach the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_files(files: Iterable[Path]) -> None:
+    """Have these files, and their names in their folders, reach the disk. Raises StoreFull if the disk refuses."""
+    # Not syncfs: it also waits for all that others are writing to the same disk.
+    written = sorted(files)
     try:
-        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-        if syncfs is None:
-            os.sync()
-        elif syncfs(descriptor) != 0:
-            code = ctypes.get_errno()
-            raise StoreFull(f"the store's files could not be written to disk: {os.strerror(code)}", hint=_SPACE)
-    finally:
-        os.close(descriptor)
+        for path in [*written, *sorted({file.parent for file in written})]:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    except OSError as e:
+        raise StoreFull(f"the store's files could not be written to disk: {e.strerror}", hint=_SPACE) from e
 
 
 def _attach(con: duckdb.DuckDBPyConnection, place: Place, options: str = "") -> None:
@@ -342,7 +346,9 @@ def _translated(e: duckdb.Error, place: Place) -> IsthmusError:
         return StoreError(
             "the store ran out of the memory it may use", hint="raise ISTHMUS_MEMORY_MB and try again", vendor=text
         )
-    if any(word in text for word in ("Unable to connect to Postgres", "could not connect", "Could not establish")):
+    if any(
+        word in text.lower() for word in ("unable to connect to postgres", "could not connect", "could not establish")
+    ):
         return StoreMissing(
             "the store's database or bucket does not answer",
             hint="check ISTHMUS_DATABASE_URL, ISTHMUS_STORAGE_URL and ISTHMUS_S3_ENDPOINT, and that both servers run",

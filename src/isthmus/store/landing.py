@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from isthmus import duck
+from isthmus.duck import literal
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts, IncomingColumn, Reason, find_fault
 from isthmus.model.mapping import Mapping
@@ -102,7 +103,9 @@ class Landing:
             profiles.patch_from_events(write)
             good = _number(con, f"SELECT count(*) FROM {identity.placed(self.kinds)}")
         else:
-            profiles.patch_from_rows(write, self.kinds, [name for name, _ in self.mapping.fields])
+            fields = [name for name, _ in self.mapping.fields]
+            # A file that was landed before is no news about anybody who is still here.
+            profiles.patch_from_rows(write, self.kinds, fields, newcomers_only=not record)
             good = _number(con, "SELECT count(*) FROM placed")
             counts.landed = _number(con, "SELECT count(*) FROM placed SEMI JOIN changed USING (profile_id)")
         counts.repeated = good - counts.landed
@@ -171,7 +174,7 @@ class Landing:
                 )
             rejections.keep_from(
                 write,
-                f"SELECT {_text(self.label)} AS source, '{self.mapping.data}' AS data, "
+                f"SELECT {literal(self.label)} AS source, '{self.mapping.data}' AS data, "
                 'p.n AS row_number, p."column", '
                 f"p.reason, p.message, {self.mapped.payload} AS payload, p.landed "
                 f"FROM ({' UNION ALL '.join(parts)}) p JOIN incoming USING (n)",
@@ -241,7 +244,3 @@ def read_phone(text: str, region: str | None) -> str | None:
 def _number(con: duckdb.DuckDBPyConnection, sql: str) -> int:
     row = con.execute(sql).fetchone()
     return int(row[0]) if row else 0
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -152,12 +152,13 @@ def parted(url: Secret) -> tuple[str, str]:
 
     parts = conninfo_to_dict(conninfo(url))
     password = str(parts.pop("password", ""))
-    return make_conninfo(**parts), password
+    return make_conninfo("", **{name: str(value) for name, value in parts.items() if value is not None}), password
 
 
 def passwords(url: Secret) -> list[str]:
     """What of a database URL must never be shown."""
     from psycopg.conninfo import conninfo_to_dict
 
-    password = conninfo_to_dict(url.reveal()).get("password")
-    return [url.reveal(), *([str(password)] if password else [])]
+    password = str(conninfo_to_dict(url.reveal()).get("password") or "")
+    escaped = password.replace("\\", "\\\\").replace("'", "\\'")  # as libpq's own strings spell it
+    return [url.reveal(), *(p for p in (escaped, escaped.replace("'", "''"), password) if p)]

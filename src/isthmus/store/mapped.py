@@ -176,6 +176,9 @@ class _Builder:
             if kind == "phone_number":  # `phones` holds what the library made of those written another way
                 cleaned = f"coalesce({cleaned}, (SELECT any_value(p.good) FROM phones p WHERE p.given = {text}))"
             self.out.append((f"id_{kind}", cleaned))
+            if self.lines:  # not a text that looks like one: those are fine
+                kept = f"json_type(text, {literal(cells.pointer(name))}) IN ('OBJECT', 'ARRAY')"
+                self.rules.add(f"{raw}[1] IN ('{{', '[') AND {kept}", name, Reason.BAD_VALUE, "not a text or a number")
             if kind == "email":
                 self.rules.add(
                     f"{raw} IS NOT NULL AND id_{kind} IS NULL", name, Reason.BAD_EMAIL, "not an e-mail address"
@@ -372,7 +375,7 @@ class _Builder:
         events = self.mapping.data == "events"
         limit = intake.MAX_EVENT_BYTES if events else intake.MAX_PROFILE_BYTES
         words = "an event has up to 5 MB" if events else "a profile has up to 100 KB"
-        many = "len(keys)" if self.lines else "many" if any(name == "many" for name, _ in self.out) else ""
+        many = "len(json_keys(rest))" if self.lines else "many" if any(name == "many" for name, _ in self.out) else ""
         if many:
             words_many = f"more than {intake.MAX_PROPERTIES} properties"
             self.rules.add(f"{many} > {intake.MAX_PROPERTIES}", "", Reason.TOO_MANY, words_many)

@@ -87,7 +87,8 @@ def erase(lake: Lake, profile_id: str) -> dict[str, int]:
     """Remove a person: profile, identifiers, events, what merges remember of them, rejected rows that name them.
 
     Tombstones without personal data stay, so that every warehouse removes the same rows at its next run. The bytes are
-    gone from disk after the next upkeep rewrote the files. Erasing again changes nothing. Returns what was removed.
+    gone from disk when upkeep has rewritten the files and the past states of the store have expired. Erasing again
+    changes nothing. Returns what was removed.
     """
 
     def do(write: Write) -> dict[str, int]:
@@ -95,31 +96,36 @@ def erase(lake: Lake, profile_id: str) -> dict[str, int]:
         if not con.execute("SELECT 1 FROM lake.profiles WHERE profile_id = ?", at).fetchone():
             return {"profiles": 0, "events": 0, "identifiers": 0, "rejections": 0}
         write.touched = True
-        con.execute("CREATE OR REPLACE TEMP TABLE gone AS SELECT event_id FROM lake.events WHERE profile_id = ?", at)
-        con.execute("DELETE FROM lake.events WHERE profile_id = ?", at)
-        con.execute(f"INSERT INTO lake.tombstones SELECT 'event', event_id, 'erased', {write.seq} FROM gone")
         con.execute(
-            "CREATE OR REPLACE TEMP TABLE names AS SELECT unguard(value) AS value FROM lake.identifiers "
-            "WHERE profile_id = ? AND kind <> 'profile_id'",
+            "CREATE OR REPLACE TEMP TABLE gone AS SELECT event_id, metric_id, event_time, landed_seq FROM lake.events "
+            "WHERE profile_id = ?",
             at,
         )
-        # A short id would be found inside other people's rows: it must stand as a whole cell or word there.
+        con.execute("DELETE FROM lake.events WHERE profile_id = ?", at)
         con.execute(
-            "CREATE OR REPLACE TEMP TABLE naming AS SELECT DISTINCT r.rejection_id FROM lake.rejections r "
-            "JOIN names i ON contains(lower(unguard(r.payload)), lower(i.value)) AND "
-            "regexp_matches(lower(unguard(r.payload)), "
-            "'(^|[^a-z0-9])' || regexp_escape(lower(i.value)) || '([^a-z0-9]|$)')"
+            f"INSERT INTO lake.tombstones SELECT 'event', event_id, 'erased', {write.seq}, "
+            "metric_id, event_time, landed_seq FROM gone"
         )
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE names AS SELECT kind, unguard(value) AS value FROM lake.identifiers "
+            "WHERE profile_id = ?",
+            at,
+        )
+        con.execute(f"CREATE OR REPLACE TEMP TABLE naming AS {_NAMING}")
         con.execute("DELETE FROM lake.rejections WHERE rejection_id IN (SELECT rejection_id FROM naming)")
         con.execute("DELETE FROM lake.identifiers WHERE profile_id = ?", at)
         con.execute("DELETE FROM lake.profiles WHERE profile_id = ?", at)
-        con.execute("INSERT INTO lake.tombstones VALUES ('profile', ?, 'erased', ?)", [profile_id, write.seq])
+        con.execute(
+            "INSERT INTO lake.tombstones VALUES ('profile', ?, 'erased', ?, NULL, NULL, NULL)", [profile_id, write.seq]
+        )
+        # Merges into this profile, and those that had gone into the ones merged into it.
         con.execute(
             "CREATE OR REPLACE TEMP TABLE remembered AS SELECT * REPLACE (NULL::JSON AS source) FROM lake.merges "
-            "WHERE destination_profile_id = ?",
-            at,
+            "WHERE destination_profile_id = $id OR destination_profile_id IN "
+            "(SELECT value::UUID FROM names WHERE kind = 'profile_id')",
+            {"id": profile_id},
         )
-        con.execute("DELETE FROM lake.merges WHERE destination_profile_id = ?", at)
+        con.execute("DELETE FROM lake.merges WHERE merge_id IN (SELECT merge_id FROM remembered)")
         con.execute("INSERT INTO lake.merges SELECT * FROM remembered")
         counts = {"profiles": 1}
         for name, table in (("events", "gone"), ("identifiers", "names"), ("rejections", "naming")):
@@ -128,6 +134,19 @@ def erase(lake: Lake, profile_id: str) -> dict[str, int]:
         return counts
 
     return lake.write(do)
+
+
+# Rejected rows that name the person: the identifier as a whole cell or word (a short one would be found inside other
+# people's rows), as it is or as JSON spells it; a phone number by its last digits, however it is written there.
+_NAMING = """
+WITH r AS (SELECT rejection_id, lower(unguard(payload)) AS text FROM lake.rejections),
+     i AS (SELECT DISTINCT unnest([lower(value), lower(json_value[2:length(json_value) - 1])]) AS value
+           FROM (SELECT value, to_json(value)::VARCHAR AS json_value FROM names WHERE kind <> 'profile_id')),
+     p AS (SELECT right(value, 9) AS digits FROM names WHERE kind = 'phone_number')
+SELECT rejection_id FROM r JOIN i ON contains(text, value)
+    AND regexp_matches(text, '(^|[^a-z0-9])' || regexp_escape(value) || '([^a-z0-9]|$)')
+UNION SELECT rejection_id FROM r JOIN p ON contains(regexp_replace(text, '[^0-9]', '', 'g'), digits)
+"""
 
 
 def _rows(lake: Lake, sql: str, profile_id: str) -> list[dict[str, Any]]:

@@ -26,18 +26,19 @@ def patch_from_events(write: Write) -> None:
     _apply(write, fields=[], fill_gaps_only=True)
 
 
-def patch_from_rows(write: Write, kinds: Sequence[str], fields: list[str]) -> None:
+def patch_from_rows(write: Write, kinds: Sequence[str], fields: list[str], *, newcomers_only: bool) -> None:
     """Bring profiles up to date with the rows of `mapped`: per profile and field the last value that is not NULL wins,
     in the order of changed_at, then of the rows. Properties are joined key by key in the same order."""
     order = "(coalesce(m.changed_at, TIMESTAMPTZ '0001-01-01 00:00:00+00'), m.n)"
     last = "".join(f", arg_max({_guarded(f, f'm.{f}')}, {order}) FILTER (m.{f} IS NOT NULL) AS {f}" for f in fields)
     write.con.execute(f"CREATE OR REPLACE TEMP TABLE placed AS SELECT m.n, w.profile_id FROM {identity.placed(kinds)}")
+    only = "SEMI JOIN newcomers USING (profile_id)" if newcomers_only else ""
     write.con.execute(
         "CREATE OR REPLACE TEMP TABLE patch AS SELECT b.*, a.external_id, a.email, a.phone_number, "
         "NULL::TIMESTAMPTZ AS last_event_date "
         f"FROM (SELECT r.profile_id{last}, CASE WHEN count(*) = 1 THEN any_value(m.properties)::JSON "
         f"ELSE list_reduce(list(m.properties::JSON ORDER BY {order}), lambda a, b: merge_objects(a, b)) END "
-        "AS properties FROM placed r JOIN mapped m USING (n) GROUP BY r.profile_id) b "
+        f"AS properties FROM placed r JOIN mapped m USING (n) {only} GROUP BY r.profile_id) b "
         f"LEFT JOIN ({_named()}) a USING (profile_id)"
     )
     _apply(write, fields=fields, fill_gaps_only=False)
@@ -124,7 +125,7 @@ def merge(write: Write) -> None:
     replace_with_changed(write)
     con.execute("DELETE FROM lake.profiles WHERE profile_id IN (SELECT source FROM merging)")
     con.execute(
-        f"INSERT INTO lake.tombstones SELECT 'profile', source, 'merged', {seq} FROM merging "
+        f"INSERT INTO lake.tombstones SELECT 'profile', source, 'merged', {seq}, NULL, NULL, NULL FROM merging "
         "WHERE source IN (SELECT profile_id FROM sources)"
     )
     _move_identifiers(write)
@@ -167,11 +168,12 @@ def _move_events(write: Write) -> None:
     if not con.execute("SELECT 1 FROM moved LIMIT 1").fetchone():
         return
     con.execute(
-        "CREATE OR REPLACE TEMP TABLE doubled AS SELECT event_id FROM ("
-        "SELECT event_id, row_number() OVER (PARTITION BY destination, metric_id, unique_id "
+        "CREATE OR REPLACE TEMP TABLE doubled AS SELECT event_id, metric_id, event_time, landed_seq FROM ("
+        "SELECT event_id, metric_id, event_time, landed_seq, "
+        "row_number() OVER (PARTITION BY destination, metric_id, unique_id "
         "ORDER BY landed_seq, ours, event_id) AS place FROM ("
-        "SELECT event_id, destination, metric_id, unique_id, landed_seq, 1 AS ours FROM moved UNION ALL "
-        "SELECT e.event_id, e.profile_id, e.metric_id, e.unique_id, e.landed_seq, 0 FROM lake.events e "
+        "SELECT event_id, destination, metric_id, unique_id, event_time, landed_seq, 1 AS ours FROM moved UNION ALL "
+        "SELECT e.event_id, e.profile_id, e.metric_id, e.unique_id, e.event_time, e.landed_seq, 0 FROM lake.events e "
         "WHERE e.profile_id IN (SELECT destination FROM merging))) WHERE place > 1"
     )
     con.execute(
@@ -182,4 +184,7 @@ def _move_events(write: Write) -> None:
         f"INSERT INTO lake.events SELECT event_id, {seq}, landed_seq, metric_id, destination, event_time, ingested, "
         "unique_id, value, value_currency, properties FROM moved WHERE event_id NOT IN (SELECT event_id FROM doubled)"
     )
-    con.execute(f"INSERT INTO lake.tombstones SELECT 'event', event_id, 'repeated', {seq} FROM doubled")
+    con.execute(
+        f"INSERT INTO lake.tombstones SELECT 'event', event_id, 'repeated', {seq}, metric_id, event_time, landed_seq "
+        "FROM doubled"
+    )

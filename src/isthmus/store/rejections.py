@@ -61,9 +61,3 @@ def write_to(lake: Lake, file: Path, *, source: str | None) -> int:
         f"rejected_at FROM rejections {where} ORDER BY seq, row_number) TO {duck.literal(str(file))} (FORMAT json)"
     )
     return int(rows[0][0])
-
-
-def summary(lake: Lake) -> list[tuple[str, str, int]]:
-    """How many rejections per source and reason."""
-    rows = lake.query("SELECT source, reason, count(*) FROM rejections GROUP BY ALL ORDER BY source, reason")
-    return [(str(s), str(r), int(n)) for s, r, n in rows]

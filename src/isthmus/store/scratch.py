@@ -32,8 +32,6 @@ class Scratch:
             _remove(self.folder)
             os.close(self._descriptor)
             self._descriptor = -1
-            with suppress(OSError):
-                self.folder.parent.rmdir()  # when it was the last
 
 
 def sweep(parent: Path) -> None:

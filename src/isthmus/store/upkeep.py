@@ -8,13 +8,13 @@ reader may be using are left alone for the retention time.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 import duckdb
 
-from isthmus.store.lake import Lake, sync_file_system
+from isthmus.store.lake import Lake, sync_files
 
 TABLES = ("events", "profiles", "identifiers", "metrics", "merges", "tombstones", "rejections", "import_state")
 TIERS = ((8 << 20, 12), (64 << 20, 12))
@@ -43,11 +43,11 @@ def tidy(
     lake: Lake,
     *,
     retention: timedelta,
-    keep: Collection[int] = (),
+    keep: Callable[[], Collection[int]] = tuple,
     erase_now: bool = False,
     now: datetime | None = None,
 ) -> Report:
-    """Do what is due. `keep` are snapshots that runs under way still read; they outlive the retention.
+    """Do what is due. `keep` says, under the lock, which snapshots are still read by runs under way; they stay.
 
     With `erase_now` files with erased people in them are rewritten at once, not once a day. Safe at any time and beside
     readers; a kill in the middle leaves the store as it was or as it should be, and orphans that the next upkeep
@@ -56,11 +56,11 @@ def tidy(
     moment = now or datetime.now(UTC)
 
     def do(con: duckdb.DuckDBPyConnection) -> Report:
+        before = lake.data_files()
         joined = {t: n for t in TABLES if (n := _join(con, t))}
         rewritten = _rewrite(con, moment, erase_now=erase_now)
-        if (joined or rewritten) and lake.place.storage_url is None:
-            sync_file_system(lake.place.root / "store" / "data")
-        snapshots = _expire(con, moment - retention, keep)
+        sync_files(lake.data_files() - before)
+        snapshots = _expire(con, moment - retention, keep())
         # In a SQLite catalog DuckLake compares these times as texts of two spellings: only the day counts.
         by_the_day = timedelta(days=1) if lake.place.database_url is None else timedelta()
         files = _clean(con, moment - retention - by_the_day)
@@ -157,9 +157,13 @@ def _keep_report(con: duckdb.DuckDBPyConnection, report: Report) -> None:
 
 def _write(con: duckdb.DuckDBPyConnection, document: dict[str, object]) -> None:
     con.execute("BEGIN")
-    con.execute("DELETE FROM lake.import_state WHERE source = 'upkeep'")
-    con.execute(
-        "INSERT INTO lake.import_state SELECT 'upkeep', guard_json(?), (SELECT n FROM lake.fence)",
-        [json.dumps(document)],
-    )
-    con.execute("COMMIT")
+    try:
+        con.execute("DELETE FROM lake.import_state WHERE source = 'upkeep'")
+        con.execute(
+            "INSERT INTO lake.import_state SELECT 'upkeep', guard_json(?), (SELECT n FROM lake.fence)",
+            [json.dumps(document)],
+        )
+        con.execute("COMMIT")
+    except BaseException:
+        con.execute("ROLLBACK")
+        raise

@@ -189,6 +189,13 @@ class DuckDBWarehouse:
         except Missing:
             return None
 
+    def reached(self, table: Table) -> int | None:
+        try:
+            (upto,) = self._row(sql.reached(table, self._in(RECEIPTS)))
+        except Missing:
+            return None
+        return None if upto is None else int(upto)
+
     def _receipt(self, batch_id: str) -> Receipt | None:
         found = self._execute(
             f"SELECT table_name, rows, after_seq, upto_seq, epoch_us(loaded_at) FROM {self._in(RECEIPTS)} "

@@ -208,6 +208,13 @@ class PostgresWarehouse:
         except Missing:
             return None
 
+    def reached(self, table: Table) -> int | None:
+        try:
+            upto = self._execute(sql.reached(table, self._in(RECEIPTS)))[0][0]
+        except Missing:
+            return None
+        return None if upto is None else int(upto)
+
     def _receipt(self, batch_id: str) -> Receipt | None:
         rows = self._execute(
             f"SELECT {postgres_sql.RECEIPT} FROM {self._in(RECEIPTS)} WHERE batch_id = {literal(batch_id)}"

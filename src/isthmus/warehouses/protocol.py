@@ -95,6 +95,10 @@ class Warehouse(Protocol):
         """The receipt of a batch, if the warehouse has one."""
         ...
 
+    def reached(self, table: Table) -> int | None:
+        """The highest end of a range among the receipts of this table; None without any."""
+        ...
+
     def tally(self, table: Table, seqs: SeqRange) -> Iterator[Tally]:
         """Counts and checksums per `_isthmus_seq` inside the range, computed by the warehouse's own SQL.
 

@@ -64,8 +64,15 @@ def missing_columns(table: Table, theirs: Mapping[str, str], spellings: Mapping[
     return missing
 
 
+def reached(table: Table, receipts: str) -> str:
+    """The query for `Warehouse.reached`."""
+    return f"SELECT max(upto_seq) FROM {receipts} WHERE table_name = {literal(table.name)}"
+
+
 def in_range(seqs: SeqRange) -> str:
-    """The condition that a row's seq lies in the range. Open at both ends, it holds for rows without a seq too."""
+    """The condition that a row's seq lies in the range. Open below, it holds for rows without a seq too."""
+    if seqs.after is None and seqs.upto is not None:
+        return f"({identifier(SEQ)} IS NULL OR {identifier(SEQ)} <= {seqs.upto})"
     bounds = []
     if seqs.after is not None:
         bounds.append(f"{identifier(SEQ)} > {seqs.after}")

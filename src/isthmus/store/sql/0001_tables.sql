@@ -31,8 +31,9 @@ CREATE TABLE lake.merges (
     merge_id UUID, source_profile_id UUID, destination_profile_id UUID, cause VARCHAR, merged_at TIMESTAMPTZ,
     events_moved BIGINT, source JSON, seq BIGINT);
 
--- kind: profile, event; reason: merged, repeated, erased.
-CREATE TABLE lake.tombstones (kind VARCHAR, id UUID, reason VARCHAR, seq BIGINT);
+-- kind: profile, event; reason: merged, repeated, erased. Of an event also what decides which exports ever sent it.
+CREATE TABLE lake.tombstones (
+    kind VARCHAR, id UUID, reason VARCHAR, seq BIGINT, metric_id UUID, event_time TIMESTAMPTZ, landed_seq BIGINT);
 
 CREATE TABLE lake.rejections (
     rejection_id UUID, source VARCHAR, data VARCHAR, row_number BIGINT, column_name VARCHAR, reason VARCHAR,
