@@ -113,7 +113,7 @@ def land(ground_: Ground, clock: Clock) -> int:
 
 def plain_insert(ground_: Ground, clock: Clock) -> int:
     """The same rows, ready made, by one INSERT into a table of the same columns in a lake of the same settings."""
-    from isthmus.store.lake import sync_file_system
+    from isthmus.store.lake import sync_files
 
     home = ground_.folder / "plain"
     shutil.rmtree(home, ignore_errors=True)
@@ -123,7 +123,7 @@ def plain_insert(ground_: Ground, clock: Clock) -> int:
         with clock.running():
             con.execute("BEGIN")
             con.execute(f"INSERT INTO lake.plain SELECT * FROM read_parquet('{ground_.landed}')")
-            sync_file_system(home / "store" / "data")
+            sync_files(app.lake.data_files())
             con.execute("COMMIT")
         return _count(con, "lake.plain")
 

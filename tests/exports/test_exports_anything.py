@@ -115,7 +115,7 @@ class Anything(RuleBasedStateMachine):
 
 
 Anything.TestCase.settings = settings(
-    max_examples=3, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=2, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
 
 

@@ -78,12 +78,9 @@ def test_a_history_is_understood(text: str, since: datetime | None) -> None:
     assert events_since(text, NOW) == since
 
 
-@pytest.mark.parametrize("text", ["", "d", "30", "1m", "-1d", "2025-02-30", "9999999d"])
+@pytest.mark.parametrize(
+    "text", ["", "d", "30", "1m", "-1d", "2025-02-30", "9999999d", "9999y", "0001-01-01T00:00:00+05:00"]
+)
 def test_a_history_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         events_since(text, NOW)
-
-
-def test_a_history_longer_than_time_itself_is_all_of_it() -> None:
-    since = events_since("9999y", NOW)
-    assert since is None or since.year >= 1

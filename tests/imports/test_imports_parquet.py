@@ -244,7 +244,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=ROWS)
 def test_a_table_is_the_same_events_as_csv_as_json_lines_and_as_parquet(desk: Desk, rows: list[dict[str, Any]]) -> None:
     found = {}

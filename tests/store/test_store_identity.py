@@ -47,7 +47,7 @@ def people_of(owner: Mapping[Link, str]) -> dict[str, list[Link]]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(first=TUPLES, second=TUPLES)
 def test_every_tuple_gets_a_profile_and_every_identifier_has_one_owner(
     first: list[tuple[Link, ...]], second: list[tuple[Link, ...]]
@@ -72,7 +72,7 @@ def test_every_tuple_gets_a_profile_and_every_identifier_has_one_owner(
         known = people_of(owner)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(first=TUPLES, second=TUPLES)
 def test_two_profiles_that_differ_in_a_higher_identifier_are_never_merged(
     first: list[tuple[Link, ...]], second: list[tuple[Link, ...]]
@@ -86,7 +86,7 @@ def test_two_profiles_that_differ_in_a_higher_identifier_are_never_merged(
         assert not {r for r in theirs & ours if r < rank}, "they share no identifier of a kind that both have"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(first=TUPLES, second=TUPLES)
 def test_the_profile_with_the_higher_identifier_stays(
     first: list[tuple[Link, ...]], second: list[tuple[Link, ...]]
@@ -101,7 +101,7 @@ def test_the_profile_with_the_higher_identifier_stays(
         known = people_of(owners(known, found))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tuples=TUPLES)
 def test_rows_one_by_one_and_in_one_batch_make_the_same_people(tuples: list[tuple[Link, ...]]) -> None:
     together = owners({}, decide(numbered(tuples), {}))
@@ -124,7 +124,7 @@ def as_row(cast: Cast, tag: str, links: Sequence[Link]) -> dict[str, str]:
     return {COLUMNS[rank]: values[rank](value) for rank, value in links}
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tuples=TUPLES, cut=st.integers(0, 8))
 def test_the_store_decides_as_the_pure_function_does(crowd: Cast, tuples: list[tuple[Link, ...]], cut: int) -> None:
     tag = uuid4().hex[:8]
