@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from isthmus.imports.shapes import readable, shape, unreadable
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import IncomingColumn, Shape
 from isthmus.store.csv_scan import CsvScan
@@ -290,7 +291,7 @@ class ParquetFile:
         if self.rows == 0:
             raise InvalidInput(f"{path} has columns but no rows")
         for f in schema:
-            if what := _unreadable(f.type):
+            if what := unreadable(f.type):
                 raise InvalidInput(f"{path}, column {f.name!r}: {what}", hint="write that column as text")
 
     def refused(self) -> pa.Table | None:
@@ -300,7 +301,7 @@ class ParquetFile:
         at = 1
         try:
             for table in _gathered(self._file.iter_batches(batch_size=131_072)):
-                renamed = _readable(table.rename_columns([c.ref for c in self.columns]))
+                renamed = readable(table.rename_columns([c.ref for c in self.columns]))
                 numbers = pa.array(range(at, at + table.num_rows), pa.int64())
                 at += table.num_rows
                 yield renamed.add_column(0, "n", numbers)
@@ -316,67 +317,6 @@ class ParquetFile:
 
 def _shaped(columns: list[IncomingColumn]) -> pa.Table:
     return pa.table({"n": pa.array([], pa.int64())} | {c.ref: pa.array([], pa.string()) for c in columns})
-
-
-def shape(kind: pa.DataType) -> Shape:
-    """How values of an Arrow type reach us."""
-    t = pa.types
-    if t.is_dictionary(kind):
-        return shape(kind.value_type)
-    if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
-        return Shape.STRING
-    if t.is_floating(kind):
-        return Shape.FLOAT
-    if t.is_uint64(kind) or (t.is_decimal(kind) and kind.scale <= 0 and kind.precision > 18):
-        return Shape.HUGE
-    if t.is_integer(kind) or t.is_decimal(kind) or t.is_boolean(kind):
-        return Shape.NUMBER
-    if t.is_timestamp(kind):
-        return Shape.TIMESTAMP
-    if t.is_nested(kind):
-        return Shape.NESTED
-    if t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind) or t.is_binary_view(kind):
-        return Shape.BINARY
-    return Shape.EXACT
-
-
-def _unreadable(kind: pa.DataType) -> str:
-    """Why the store's engine cannot take a column of this type; empty if it can."""
-    t = pa.types
-    if t.is_decimal256(kind):
-        return "decimals of more than 38 digits cannot be read"
-    if not t.is_nested(kind):
-        return ""
-    inner = [kind.field(i) for i in range(kind.num_fields)]
-    names = [f.name.lower() for f in inner]
-    if t.is_struct(kind) and len(set(names)) < len(names):
-        return "fields of a struct that differ only by case cannot be told apart"
-    return next(
-        (
-            what
-            for f in inner
-            if (what := "16-bit floats cannot be read in it" if t.is_float16(f.type) else _unreadable(f.type))
-        ),
-        "",
-    )
-
-
-_YEARS = (-62_200_000_000, 253_500_000_000)  # seconds since 1970: a little before the year 1, a little behind 9999
-
-
-def _readable(table: pa.Table) -> pa.Table:
-    """The table with types that the store's engine takes. A time far outside the years 1 to 9999 stays outside them,
-    but no conversion of it can fail."""
-    for i, f in enumerate(table.schema):
-        column = table.column(i)
-        if pa.types.is_float16(f.type):
-            table = table.set_column(i, f.name, column.cast(pa.float32()))
-        elif pa.types.is_timestamp(f.type) and f.type.unit in ("s", "ms"):
-            factor = 1 if f.type.unit == "s" else 1000
-            bounded = pc.min_element_wise(column.cast(pa.int64()), _YEARS[1] * factor, skip_nulls=False)
-            bounded = pc.max_element_wise(bounded, _YEARS[0] * factor, skip_nulls=False)
-            table = table.set_column(i, f.name, bounded.cast(f.type))
-    return table
 
 
 def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:

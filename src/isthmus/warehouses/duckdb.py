@@ -190,11 +190,7 @@ class DuckDBWarehouse:
             return None
 
     def reached(self, table: Table) -> int | None:
-        try:
-            (upto,) = self._row(sql.reached(table, self._in(RECEIPTS)))
-        except Missing:
-            return None
-        return None if upto is None else int(upto)
+        return sql.reached(table, self._in(RECEIPTS), lambda query: self._row(query)[0])
 
     def _receipt(self, batch_id: str) -> Receipt | None:
         found = self._execute(

@@ -24,14 +24,9 @@ from isthmus.warehouses.types import POSTGRES
 
 CONNECT_TIMEOUT_S = 15
 
-_TRAITS = Traits(
-    title="PostgreSQL",
-    loads=True,
-    reads=True,
-    # Lower case, so that a person can write these names without quotes.
-    default_import_schema="klaviyo_import_from_dwh",
-    default_temp_schema="klaviyo_tmp",
-)
+# Lower case, so that a person can write these names without quotes.
+_SCHEMAS = {"default_import_schema": "klaviyo_import_from_dwh", "default_temp_schema": "klaviyo_tmp"}
+_TRAITS = Traits(title="PostgreSQL", loads=True, reads=True, **_SCHEMAS)
 _STAGE = "_isthmus_stage"
 
 
@@ -209,11 +204,7 @@ class PostgresWarehouse:
             return None
 
     def reached(self, table: Table) -> int | None:
-        try:
-            upto = self._execute(sql.reached(table, self._in(RECEIPTS)))[0][0]
-        except Missing:
-            return None
-        return None if upto is None else int(upto)
+        return sql.reached(table, self._in(RECEIPTS), lambda query: self._execute(query)[0][0])
 
     def _receipt(self, batch_id: str) -> Receipt | None:
         rows = self._execute(

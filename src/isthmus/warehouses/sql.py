@@ -64,9 +64,13 @@ def missing_columns(table: Table, theirs: Mapping[str, str], spellings: Mapping[
     return missing
 
 
-def reached(table: Table, receipts: str) -> str:
-    """The query for `Warehouse.reached`."""
-    return f"SELECT max(upto_seq) FROM {receipts} WHERE table_name = {literal(table.name)}"
+def reached(table: Table, receipts: str, ask: Callable[[str], Any]) -> int | None:
+    """`Warehouse.reached`, with `ask` giving the one value of a query."""
+    try:
+        upto = ask(f"SELECT max(upto_seq) FROM {receipts} WHERE table_name = {literal(table.name)}")
+    except Missing:
+        return None
+    return None if upto is None else int(upto)
 
 
 def in_range(seqs: SeqRange) -> str:
