@@ -75,7 +75,7 @@ class Bench:
         command = [sys.executable, str(HERE / "variants.py"), name, str(self.ground.rows), str(self.ground.times)]
         done = subprocess.run([*command, json.dumps(arguments)], stdout=subprocess.PIPE, text=True)
         if done.returncode:
-            raise SystemExit(f"{name} failed")
+            raise SystemExit(f"{name} failed with {done.returncode}")
         sample = Sample(**json.loads(done.stdout.splitlines()[-1]))
         print(f"{sample.seconds:.2f} s ({sample.cpu_seconds:.2f} of CPU), {sample.rows:,} rows, {sample.peak_mb:,} MB")
         if "times" in arguments and not name.startswith("plain"):

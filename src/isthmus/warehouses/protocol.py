@@ -102,7 +102,7 @@ class Warehouse(Protocol):
     def tally(self, table: Table, seqs: SeqRange) -> Iterator[Tally]:
         """Counts and checksums per `_isthmus_seq` inside the range, computed by the warehouse's own SQL.
 
-        In ascending order, rows without a seq first (only if the range is open at both ends). See `Tally`.
+        In ascending order, rows without a seq first (if the range is open below). See `Tally`.
         """
         ...
 
