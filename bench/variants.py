@@ -245,9 +245,10 @@ def changed_events(ground_: Ground, clock: Clock, *, times: int, number: int) ->
     """Have about 100,000 events change hands: people turn out to be one with another."""
     with ground.app(_work(ground_, times)) as app:
         rows = NEW_ROWS if not ground_.rows else ground_.rows // 5
-        people = app.lake.query(
-            "SELECT i.value, e.profile_id::VARCHAR, count(*) FROM lake.events e JOIN lake.identifiers i "
-            f"ON i.profile_id = e.profile_id WHERE i.kind = 'external_id' AND i.value LIKE '%-{number}' "
+        people = app.lake.query(  # of those whom no earlier round has joined
+            "SELECT p.value, p.profile_id::VARCHAR, count(*) FROM lake.events e JOIN "
+            "(SELECT profile_id, min(value) AS value FROM lake.identifiers WHERE kind = 'external_id' "
+            "AND value LIKE '%-0' GROUP BY profile_id HAVING count(*) = 1) p ON p.profile_id = e.profile_id "
             "GROUP BY ALL ORDER BY ALL"
         )
         stays = people[0][1]
