@@ -25,11 +25,12 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     text,
+    true,
 )
 
 from isthmus.model.work import ACTIVE
 
-HEAD = "0001"
+HEAD = "0002"
 VERSION_TABLE = "ledger_version"
 
 
@@ -75,6 +76,7 @@ connections = Table(
     Column("checked_at", Instant),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
+    Column("concurrency", Integer),  # NULL: what its kind says
 )
 
 checks = Table(
@@ -103,6 +105,10 @@ syncs = Table(
     Column("connected_seq", BigInteger),  # NULL while the generation has no scope yet
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
+    Column("next_due", Instant),  # NULL: not known yet, or manual
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("paused_because", String),  # NULL: by a person, or not at all
+    Column("freshness_limit_s", BigInteger),
 )
 
 runs = Table(
@@ -122,11 +128,17 @@ runs = Table(
     Column("finished_at", Instant),
     Column("rows_total", BigInteger, nullable=False),
     Column("rows_done", BigInteger, nullable=False),
+    Column("planned", Boolean, nullable=False, server_default=true()),
+    Column("scheduled_at", Instant),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("retry_at", Instant),
+    Column("bytes_done", BigInteger, nullable=False, server_default="0"),
 )
 
 _active = text("state IN ({})".format(", ".join(f"'{state}'" for state in ACTIVE)))
 Index("one_active_run", runs.c.sync_id, unique=True, sqlite_where=_active, postgresql_where=_active)
 Index("runs_by_sync_id_planned_at", runs.c.sync_id, runs.c.planned_at)
+Index("runs_by_planned_at", runs.c.planned_at)
 
 chunks = Table(
     "chunks",
@@ -144,8 +156,61 @@ chunks = Table(
     Column("replaces", Boolean, nullable=False),
     Column("replaces_after", BigInteger),
     Column("replaces_upto", BigInteger),
+    Column("lane", Integer, nullable=False, server_default="0"),
+    Column("size_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("begun_at", Instant),
+    Column("done_at", Instant),
     UniqueConstraint("run_id", "batch_id"),
 )
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("run_id", ForeignKey(runs.c.run_id), primary_key=True),
+    Column("lane", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", String, nullable=False),
+    Column("worker_id", String),  # who is at it; what others write is refused
+    Column("due_at", Instant),  # queued: not before then
+    Column("deaths", Integer, nullable=False),  # workers that died at it since anything went right
+)
+_busy = text("state <> 'idle'")
+Index("lanes_at_work", lanes.c.state, lanes.c.worker_id, sqlite_where=_busy, postgresql_where=_busy)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", String, primary_key=True),
+    Column("role", String, nullable=False),  # "serve" | "worker" | "command"
+    Column("place", String, nullable=False),  # host and process, for a person to find it
+    Column("beat", BigInteger, nullable=False),  # counts up while it lives
+    Column("started_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+)
+
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("incident_id", String, primary_key=True),
+    Column("sync_id", ForeignKey(syncs.c.sync_id), nullable=False),
+    Column("kind", String, nullable=False),  # "failure" | "silence"
+    Column("summary", String, nullable=False),
+    Column("details", JSON, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("cleared_at", Instant),
+    Column("told", JSON, nullable=False),  # by channel: which of "opened" and "cleared" has been told
+    Column("settled", Boolean, nullable=False),  # nothing is left to be told
+)
+_open = text("cleared_at IS NULL")
+Index(
+    "one_open_incident",
+    incidents.c.sync_id,
+    incidents.c.kind,
+    unique=True,
+    sqlite_where=_open,
+    postgresql_where=_open,
+)
+Index("incidents_by_settled_opened_at", incidents.c.settled, incidents.c.opened_at)
 
 run_errors = Table(
     "run_errors",
@@ -159,4 +224,6 @@ run_errors = Table(
     Column("vendor", String, nullable=False),
     Column("hint", String, nullable=False),
     Column("retryable", Boolean, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0"),
 )
+Index("run_errors_by_at", run_errors.c.at)

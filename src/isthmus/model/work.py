@@ -11,6 +11,7 @@ class RunKind(StrEnum):
     HISTORICAL = "historical"  # the first run of a sync, or of a new generation of it: everything in scope
     PERIODIC = "periodic"  # what changed since the watermark
     REPAIR = "repair"  # windows that were found to differ, loaded again
+    VERIFICATION = "verification"  # store and warehouse compared; nothing is loaded
 
 
 class RunState(StrEnum):
@@ -25,6 +26,34 @@ class RunState(StrEnum):
 
 ACTIVE = (RunState.SCHEDULED, RunState.RUNNING, RunState.RETRYING, RunState.PAUSED)
 """States of a run that still has work to do. A sync has at most one such run."""
+
+GOING = (RunState.SCHEDULED, RunState.RUNNING, RunState.RETRYING)
+"""States of a run that goes on by itself, without a person."""
+
+
+class LaneState(StrEnum):
+    """A lane is a strand of a run: every k-th of its chunks, so that several workers can share one run."""
+
+    QUEUED = "queued"  # waits for a worker
+    GOING = "going"  # a worker is at it
+    IDLE = "idle"  # nothing to do, or stopped together with its run
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at one lane of a run. The run engine carries out attempts; it knows nothing else of us."""
+
+    run_id: str
+    lane: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.run_id}.{self.lane}.{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Attempt:
+        run_id, lane, number = text.rsplit(".", 2)
+        return cls(run_id, int(lane), int(number))
 
 
 class SyncState(StrEnum):
@@ -72,7 +101,11 @@ class Sync:
 
     `watermark` is the store commit up to which everything in scope is in the warehouse (0: nothing yet), `snapshot_id`
     the store's snapshot of that moment, `fresh_at` its time: "your data is complete up to". `generation` rises when
-    the selection changes or a person asks for the history again; batch ids carry it.
+    the selection changes or a person asks for the history again.
+
+    `next_due` is when its next run is to start (None: nothing scheduled), `failures` counts failed runs in a row, and
+    `paused_because` says why it paused itself. `freshness_limit_s` is how far behind it may be before that is an
+    incident (None: a limit that follows from the schedule).
     """
 
     sync_id: str
@@ -88,6 +121,10 @@ class Sync:
     fresh_at: datetime | None
     scope: Scope | None
     created_at: datetime
+    next_due: datetime | None = None
+    failures: int = 0
+    paused_because: str = ""
+    freshness_limit_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +138,7 @@ class RunError:
     retryable: bool
     at: datetime
     chunk: str = ""
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,11 +161,19 @@ class Chunk:
     replaces_after: int | None = None
     replaces_upto: int | None = None
     replaces: bool = False
+    lane: int = 0
+    size_bytes: int = 0
+    begun_at: datetime | None = None
+    done_at: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of a sync over one window of store commits (`after`, `upto`]."""
+    """One execution of a sync over one window of store commits (`after`, `upto`].
+
+    Until it is `planned` it has neither a window nor chunks. `tries` counts transient errors since anything went right;
+    `retry_at` is when the next attempt is due while it is `retrying`.
+    """
 
     run_id: str
     sync_id: str
@@ -145,3 +191,12 @@ class Run:
     rows_done: int = 0
     chunks: tuple[Chunk, ...] = ()
     errors: tuple[RunError, ...] = field(default=())
+    planned: bool = True
+    scheduled_at: datetime | None = None
+    tries: int = 0
+    retry_at: datetime | None = None
+    bytes_done: int = 0
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
