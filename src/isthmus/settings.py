@@ -5,114 +5,22 @@ A setting that is wrong, or misspelt, is an error before anything has happened. 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from isthmus import readers
 from isthmus.model.errors import InvalidInput
+from isthmus.readers import PREFIX, Variable, about
 from isthmus.secrets import Secret
-
-PREFIX = "ISTHMUS_"
 
 
 def environment() -> dict[str, str]:
     """The environment of this process, for what a person refers to as `{env: NAME}`."""
     return dict(os.environ)
-
-
-def _text(text: str) -> str:
-    return text
-
-
-def _folder(text: str) -> Path:
-    return Path(text).expanduser().absolute()
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise ValueError
-        return number
-
-    return read
-
-
-def _url(schemes: tuple[str, ...], *, host: bool = True) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        parts = urlsplit(text)
-        if parts.scheme not in schemes or (host and not parts.hostname):
-            raise ValueError
-        return text.rstrip("/")
-
-    return read
-
-
-def _postgresql(text: str) -> Secret:
-    return Secret(_url(("postgresql", "postgres"), host=False)(text))
-
-
-def _bucket(text: str) -> str:
-    if urlsplit(text).query or not re.fullmatch(r"s3://[a-zA-Z0-9._-]{3,63}(/.*)?", text):
-        raise ValueError
-    return text.rstrip("/")
-
-
-def _key(text: str) -> Secret:
-    try:
-        if len(base64.urlsafe_b64decode(text)) != 32:
-            raise ValueError
-    except binascii.Error as e:
-        raise ValueError from e
-    return Secret(text)
-
-
-def _addresses(text: str) -> tuple[str, ...]:
-    found = tuple(address.strip() for address in text.split(","))
-    for address in found:
-        ip_network(address)
-    return found
-
-
-def _region(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z]{2}", text):
-        raise ValueError
-    return text.upper()
-
-
-@dataclass(frozen=True)
-class Variable:
-    """What a person may read about one setting."""
-
-    name: str
-    help: str
-    accepts: str
-    default: str
-    fallbacks: tuple[str, ...]
-    secret: bool
-    read: Callable[[str], Any]
-
-
-def _about(
-    name: str,
-    help: str,
-    *,
-    accepts: str,
-    read: Callable[[str], Any],
-    default: str = "not set",
-    fallbacks: tuple[str, ...] = (),
-    secret: bool = False,
-) -> dict[str, Variable]:
-    """What makes a field a setting: its metadata."""
-    return {"variable": Variable(PREFIX + name, help, accepts, default, fallbacks, secret, read)}
 
 
 @dataclass(frozen=True)
@@ -121,68 +29,68 @@ class Settings:
 
     home: Path = field(
         default=Path("isthmus-home"),
-        metadata=_about(
+        metadata=about(
             "HOME",
             "The folder that holds everything of an embedded Isthmus: the store, the ledger, the key that seals "
             "credentials, and files on their way to a warehouse.",
             accepts="a path; `--home` of any command goes before it",
-            read=_folder,
+            read=readers.folder,
             default="./isthmus-home",
         ),
     )
     database_url: Secret | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "DATABASE_URL",
             "The PostgreSQL database for the ledger and the catalog of the store, so that several machines share them. "
             "Together with ISTHMUS_STORAGE_URL, or not at all.",
             accepts="postgresql://user:password@host:port/name",
-            read=_postgresql,
+            read=readers.postgresql,
             secret=True,
         ),
     )
     storage_url: str | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "STORAGE_URL",
             "The bucket for the data of the store. Together with ISTHMUS_DATABASE_URL, or not at all.",
             accepts="s3://bucket or s3://bucket/prefix",
-            read=_bucket,
+            read=readers.bucket,
         ),
     )
     s3_endpoint: str | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "S3_ENDPOINT",
             "Where the bucket is, for S3-compatible storage that is not Amazon's.",
             accepts="an http or https URL such as https://storage.example.com:9000",
-            read=_url(("http", "https")),
+            read=readers.url(("http", "https")),
             fallbacks=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         ),
     )
     s3_region: str | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "S3_REGION",
             "The region of the bucket.",
             accepts="a region such as eu-central-1",
-            read=_text,
+            read=readers.text,
             fallbacks=("AWS_REGION", "AWS_DEFAULT_REGION"),
         ),
     )
     s3_access_key_id: str | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "S3_ACCESS_KEY_ID",
             "Who may use the bucket.",
             accepts="an access key id; with ISTHMUS_S3_SECRET_ACCESS_KEY",
-            read=_text,
+            read=readers.text,
             fallbacks=("AWS_ACCESS_KEY_ID",),
         ),
     )
     s3_secret_access_key: Secret | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "S3_SECRET_ACCESS_KEY",
             "The secret that belongs to the access key id.",
             accepts="a secret access key",
@@ -193,76 +101,127 @@ class Settings:
     )
     secret_key: Secret | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "SECRET_KEY",
             "The key that seals stored credentials. Without it, the file `secret.key` in the home is used, and made on "
             "first use. Several machines need the same key.",
             accepts="32 bytes in URL-safe base 64",
-            read=_key,
+            read=readers.key,
             default="the file secret.key in the home",
             secret=True,
         ),
     )
     memory_mb: int = field(
         default=800,
-        metadata=_about(
+        metadata=about(
             "MEMORY_MB",
             "How much memory the store's buffers may take; the process needs up to half as much again beside them.",
             accepts="megabytes, a whole number from 128",
-            read=_whole(128),
+            read=readers.whole(128),
             default="800",
         ),
     )
     threads: int | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "THREADS",
             "How many threads the store may use.",
             accepts="a whole number from 1",
-            read=_whole(1),
+            read=readers.whole(1),
             default="one for each core",
         ),
     )
     egress_addresses: tuple[str, ...] = field(
         default=(),
-        metadata=_about(
+        metadata=about(
             "EGRESS_ADDRESSES",
             "The addresses from which this machine reaches the internet. Set-up scripts and instructions name them, so "
             "that a warehouse's administrator can let them in.",
             accepts="IP addresses or CIDR ranges, separated by commas",
-            read=_addresses,
+            read=readers.addresses,
             default="none",
         ),
     )
     phone_region: str | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "PHONE_REGION",
             "The country whose phone numbers may come without their country code. Without it, such numbers are "
             "rejected.",
             accepts="two letters such as DE",
-            read=_region,
+            read=readers.region,
         ),
     )
     lock_timeout_s: int = field(
         default=60,
-        metadata=_about(
+        metadata=about(
             "LOCK_TIMEOUT_S",
             "How long a command waits for another process that writes to the store before it gives up.",
             accepts="seconds, a whole number from 0",
-            read=_whole(0),
+            read=readers.whole(0),
             default="60",
         ),
     )
     snapshot_retention_hours: int = field(
         default=48,
-        metadata=_about(
+        metadata=about(
             "SNAPSHOT_RETENTION_HOURS",
             "How long the store keeps its past states. It has to be longer than the longest run: a run reads one "
             "state to its end.",
             accepts="hours, a whole number from 1",
-            read=_whole(1),
+            read=readers.whole(1),
             default="48",
+        ),
+    )
+    log_format: str = field(
+        default="text",
+        metadata=about(
+            "LOG_FORMAT",
+            "How `isthmus serve` and `isthmus worker` write their log to stderr: lines for people, or one JSON object "
+            "a line for a collector.",
+            accepts="`text` or `json`",
+            read=readers.one_of("text", "json"),
+            default="text",
+        ),
+    )
+    log_level: str = field(
+        default="info",
+        metadata=about(
+            "LOG_LEVEL",
+            "The least that is worth a line in the log.",
+            accepts="`debug`, `info`, `warning` or `error`",
+            read=readers.one_of("debug", "info", "warning", "error"),
+            default="info",
+        ),
+    )
+    http_host: str = field(
+        default="127.0.0.1",
+        metadata=about(
+            "HTTP_HOST",
+            "The address on which `isthmus serve` listens. Everyone who reaches it can read the metrics.",
+            accepts="a name or address of this machine; 0.0.0.0 or :: for all its addresses",
+            read=readers.text,
+            default="127.0.0.1, reached from this machine only",
+        ),
+    )
+    http_port: int = field(
+        default=8470,
+        metadata=about(
+            "HTTP_PORT",
+            "The port on which `isthmus serve` listens.",
+            accepts="a whole number from 0 to 65535; 0 for any port that is free",
+            read=readers.whole(0, 65535),
+            default="8470",
+        ),
+    )
+    worker_slots: int = field(
+        default=4,
+        metadata=about(
+            "WORKER_SLOTS",
+            "How many lanes of runs one worker carries out at a time.",
+            accepts="a whole number from 1",
+            read=readers.whole(1),
+            default="4",
         ),
     )
 
@@ -282,7 +241,7 @@ class Settings:
         known = variables()
         _require_known(environ, {variable.name for variable in known.values()})
         values = {name: _read(variable, environ) for name, variable in known.items()}
-        values["home"] = _folder(str(home or values["home"] or cls.home))
+        values["home"] = readers.folder(str(home or values["home"] or cls.home))
         settings = cls(**{name: value for name, value in values.items() if value is not None})
         settings._require_pairs()
         return settings

@@ -20,6 +20,8 @@ def test_without_settings_everything_lies_in_a_folder_here(tmp_path: Path, monke
     assert settings == Settings(home=tmp_path / "isthmus-home")
     assert not settings.scaled
     assert (settings.memory_mb, settings.lock_timeout_s, settings.snapshot_retention_hours) == (800, 60, 48)
+    assert (settings.http_host, settings.http_port, settings.worker_slots) == ("127.0.0.1", 8470, 4)
+    assert (settings.log_format, settings.log_level) == ("text", "info")
 
 
 def test_an_argument_goes_before_the_home_in_the_environment(tmp_path: Path) -> None:
@@ -44,6 +46,11 @@ def test_everything_set_is_read() -> None:
             "ISTHMUS_PHONE_REGION": "de",
             "ISTHMUS_LOCK_TIMEOUT_S": "0",
             "ISTHMUS_SNAPSHOT_RETENTION_HOURS": "24",
+            "ISTHMUS_LOG_FORMAT": "JSON",
+            "ISTHMUS_LOG_LEVEL": "debug",
+            "ISTHMUS_HTTP_HOST": "0.0.0.0",
+            "ISTHMUS_HTTP_PORT": "0",
+            "ISTHMUS_WORKER_SLOTS": "8",
         }
     )
     assert settings == Settings(
@@ -61,6 +68,11 @@ def test_everything_set_is_read() -> None:
         phone_region="DE",
         lock_timeout_s=0,
         snapshot_retention_hours=24,
+        log_format="json",
+        log_level="debug",
+        http_host="0.0.0.0",
+        http_port=0,
+        worker_slots=8,
     )
     assert settings.scaled
     for secret in ("hunter2", "hunter3", key):
@@ -108,6 +120,11 @@ def test_a_misspelt_setting_is_refused_with_the_closest_one() -> None:
         ("PHONE_REGION", "Germany"),
         ("LOCK_TIMEOUT_S", "-1"),
         ("SNAPSHOT_RETENTION_HOURS", "0"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_LEVEL", "loud"),
+        ("HTTP_PORT", "65536"),
+        ("HTTP_PORT", "-1"),
+        ("WORKER_SLOTS", "0"),
     ],
 )
 def test_a_value_that_cannot_be_read_is_named_with_what_is_accepted(name: str, value: str) -> None:
