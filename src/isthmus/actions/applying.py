@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from isthmus.ledger.connections import StoredConnection
 from isthmus.ledger.database import Change, Tx
 from isthmus.model.errors import InvalidInput
 from isthmus.model.work import Selection, Sync, SyncState
+from isthmus.runs import schedule
 from isthmus.secrets import Secret, resolve
 from isthmus.warehouses import kinds
 
@@ -31,6 +32,7 @@ class _Connection(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = Field(min_length=1, max_length=100)
     kind: str
+    concurrency: Literal[1, 2, 4, 8] | None = None
 
 
 class _Events(_Part):
@@ -45,6 +47,7 @@ class _Export(_Part):
     events: bool | _Events = True
     history: str | int | date = "all"
     schedule: str = "hourly"
+    freshness_limit: str | None = None
     table_prefix: str = Field(default="klaviyo_", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,40}$")
 
 
@@ -87,11 +90,13 @@ def apply(app: App, file: Path, *, plan_only: bool, environ: dict[str, str]) -> 
                 seal=app.seal,
                 at=moment,
                 incidental=_INCIDENTAL,
+                concurrency=connection.concurrency,
             )
             done.append(Applied("connection", connection.name, change))
         for export in document.exports:
             selection = _selection(export)
             plan.events_since(selection.history, moment)
+            due = schedule.read(export.schedule)
             connection_id = connections.named(tx, export.connection).connection_id
             _require_own_tables(tx, export.name, connection_id, selection)
             _, change = syncs.apply_export(
@@ -99,8 +104,10 @@ def apply(app: App, file: Path, *, plan_only: bool, environ: dict[str, str]) -> 
                 name=export.name,
                 connection_id=connection_id,
                 selection=selection,
-                schedule=_schedule(export.schedule),
+                schedule=due.text,
                 at=moment,
+                freshness_limit_s=_freshness_limit_s(export),
+                due=partial(due.following, moment),
             )
             done.append(Applied("export", export.name, change))
     return done
@@ -193,15 +200,13 @@ def _selection(export: _Export) -> Selection:
     )
 
 
-def _schedule(text: str) -> str:
-    words = " ".join(text.split())
-    if not re.fullmatch(
-        r"hourly|daily|weekly|manual|every [1-9]\d{0,3}[mhd]|([\d*/,A-Za-z-]+ ){4}[\d*/,A-Za-z-]+", words
-    ):
-        raise InvalidInput(
-            f"the schedule {text!r} is not understood", hint="write hourly, every 5m, a cron line or manual"
-        )
-    return words
+def _freshness_limit_s(export: _Export) -> int | None:
+    if export.freshness_limit is None:
+        return None
+    try:
+        return schedule.length_s(export.freshness_limit)
+    except InvalidInput as e:
+        raise InvalidInput(f"the freshness_limit of the export {export.name!r}: {e.summary}", hint=e.hint) from None
 
 
 def _require_own_tables(tx: Tx, name: str, connection_id: str, selection: Selection) -> None:

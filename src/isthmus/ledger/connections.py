@@ -20,7 +20,10 @@ from isthmus.secrets import Seal, Secret
 
 @dataclass(frozen=True)
 class StoredConnection:
-    """A connection without meaning: only its connector knows what `fields` and the unsealed `sealed` make up."""
+    """A connection without meaning: only its connector knows what `fields` and the unsealed `sealed` make up.
+
+    `concurrency` is how many chunks are loaded there at once (None: what its kind says).
+    """
 
     connection_id: str
     name: str
@@ -29,6 +32,7 @@ class StoredConnection:
     sealed: dict[str, str]
     state: ConnectionState
     checked_at: datetime | None
+    concurrency: int | None = None
 
     def unsealed(self, seal: Seal) -> dict[str, Secret]:
         """The secret fields. Raises InvalidInput if they were sealed with another key."""
@@ -45,12 +49,13 @@ def put(
     seal: Seal,
     at: datetime,
     incidental: Collection[str] = (),
+    concurrency: int | None = None,
 ) -> tuple[StoredConnection, Change]:
     """Add the connection `name`, or replace what is known of it; a removed or unable one becomes Enabled.
 
     A changed kind or plain field means another place: the syncs of the connection restart, for nothing says that what
     was delivered is there too. `incidental` names the fields of which this is not so, such as a user name. Secrets
-    never mean another place.
+    and the concurrency never mean another place.
     """
     was = _one(tx, connections.c.name == name, lock=True)
     if was is None:
@@ -65,12 +70,13 @@ def put(
                 state=ConnectionState.ENABLED,
                 created_at=at,
                 updated_at=at,
+                concurrency=concurrency,
             )
         )
         return by_id(tx, connection_id), Change.CREATED
     moved = was.kind != kind or _place(was.fields, incidental) != _place(fields, incidental)
-    same = was.kind == kind and was.fields == dict(fields) and _same_secrets(was, secrets, seal)
-    if same and was.state == ConnectionState.ENABLED:
+    same = was.kind == kind and was.fields == dict(fields) and was.concurrency == concurrency
+    if same and _same_secrets(was, secrets, seal) and was.state == ConnectionState.ENABLED:
         return was, Change.UNCHANGED
     tx.execute(
         update(connections)
@@ -81,6 +87,7 @@ def put(
             sealed=_sealed(secrets, seal),
             state=ConnectionState.ENABLED,
             updated_at=at,
+            concurrency=concurrency,
         )
     )
     restarted = moved and [syncs.restart(tx, sync.sync_id, at=at) for sync in syncs.of(tx, was.connection_id)]
@@ -144,7 +151,14 @@ def _one(tx: Tx, condition: Any, *, lock: bool = False) -> StoredConnection | No
 
 def _value(row: Row[Any]) -> StoredConnection:
     return StoredConnection(
-        row.connection_id, row.name, row.kind, row.fields, row.sealed, ConnectionState(row.state), row.checked_at
+        connection_id=row.connection_id,
+        name=row.name,
+        kind=row.kind,
+        fields=row.fields,
+        sealed=row.sealed,
+        state=ConnectionState(row.state),
+        checked_at=row.checked_at,
+        concurrency=row.concurrency,
     )
 
 

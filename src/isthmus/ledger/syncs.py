@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
@@ -14,16 +15,34 @@ from isthmus.ledger.schema import connections, runs, syncs
 from isthmus.model.errors import InvalidInput
 from isthmus.model.work import ACTIVE, ConnectionState, RunState, Scope, Selection, Sync, SyncState
 
-_BEGINNING = {"watermark": 0, "snapshot_id": None, "fresh_at": None, "events_since": None, "connected_seq": None}
+_BEGINNING = {
+    "watermark": 0,
+    "snapshot_id": None,
+    "fresh_at": None,
+    "events_since": None,
+    "connected_seq": None,
+    "next_due": None,
+}
 
 
 def apply_export(
-    tx: Tx, *, name: str, connection_id: str, selection: Selection, schedule: str, at: datetime
+    tx: Tx,
+    *,
+    name: str,
+    connection_id: str,
+    selection: Selection,
+    schedule: str,
+    at: datetime,
+    freshness_limit_s: int | None = None,
+    due: Callable[[str], datetime | None] = lambda sync_id: None,
 ) -> tuple[Sync, Change]:
     """Make the export `name` be as given. What is the same already is left alone and reported as unchanged.
 
-    Another selection or connection restarts the sync (see `restart`); another schedule does not. A disabled sync
-    becomes Enabled, a paused one stays paused. Raises InvalidInput if the connection is unknown or removed.
+    Another selection or connection restarts the sync (see `restart`); another schedule or limit does not. A disabled
+    sync becomes Enabled, a paused one stays paused. Raises InvalidInput if the connection is unknown or removed.
+
+    A sync that is new, restarted or enabled again has no `next_due`: unless it is manual, that means now. After a mere
+    change of its schedule the next run is when `due`, asked with the sync's id, says; one that is due now stays so.
     """
     state = tx.scalar(
         select(connections.c.state).where(connections.c.connection_id == connection_id).with_for_update(read=True)
@@ -44,25 +63,29 @@ def apply_export(
                 generation=1,
                 created_at=at,
                 updated_at=at,
+                freshness_limit_s=freshness_limit_s,
                 **_BEGINNING,
             )
         )
         return by_id(tx, sync_id), Change.CREATED
     was = by_id(tx, sync_id)
     again = _meaning(was.selection) != _meaning(selection) or was.connection_id != connection_id
-    if not again and was.schedule == schedule and was.state != SyncState.DISABLED:
+    back = was.state == SyncState.DISABLED
+    same = was.schedule == schedule and was.freshness_limit_s == freshness_limit_s
+    if same and not again and not back:
         return was, Change.UNCHANGED
-    tx.execute(
-        update(syncs)
-        .where(syncs.c.sync_id == sync_id)
-        .values(
-            connection_id=connection_id,
-            selection=asdict(selection),
-            schedule=schedule,
-            state=SyncState.PAUSED if was.state == SyncState.PAUSED else SyncState.ENABLED,
-            updated_at=at,
-        )
-    )
+    changed: dict[str, Any] = {
+        "connection_id": connection_id,
+        "selection": asdict(selection),
+        "schedule": schedule,
+        "freshness_limit_s": freshness_limit_s,
+        "updated_at": at,
+    }
+    if back:
+        changed |= {"state": SyncState.ENABLED, "next_due": None, "failures": 0, "paused_because": None}
+    elif was.schedule != schedule and not _due_now(was):
+        changed["next_due"] = due(sync_id)
+    tx.execute(update(syncs).where(syncs.c.sync_id == sync_id).values(changed))
     if again:
         return restart(tx, sync_id, at=at), Change.RESTARTED
     return by_id(tx, sync_id), Change.CHANGED
@@ -171,6 +194,11 @@ def of(tx: Tx, connection_id: str) -> list[Sync]:
 _QUERY = select(syncs, connections.c.name.label("connection_name")).join(connections)
 
 
+def _due_now(sync: Sync) -> bool:
+    """Whether nothing was begun since it was made or restarted; a manual sync waits for no schedule."""
+    return sync.next_due is None and sync.scope is None
+
+
 def _end_run(tx: Tx, sync_id: str, at: datetime) -> None:
     tx.execute(
         update(runs)
@@ -194,6 +222,10 @@ def _value(row: Row[Any]) -> Sync:
         fresh_at=row.fresh_at,
         scope=None if row.connected_seq is None else Scope(row.events_since, row.connected_seq),
         created_at=row.created_at,
+        next_due=row.next_due,
+        failures=row.failures,
+        paused_because=row.paused_because or "",
+        freshness_limit_s=row.freshness_limit_s,
     )
 
 
