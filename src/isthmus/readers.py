@@ -116,3 +116,33 @@ def region(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z]{2}", text):
         raise ValueError
     return text.upper()
+
+
+def webhook(text: str) -> Secret:
+    """A secret as a whole: many webhooks carry a token in their path."""
+    if urlsplit(url(("http", "https"))(_printable(text))).port == 0:  # asking raises ValueError for one that is none
+        raise ValueError
+    return Secret(text)
+
+
+def smtp(text: str) -> Secret:
+    parts = urlsplit(url(("smtp", "smtps"))(_printable(text)))
+    if parts.path or parts.query or parts.port == 0:
+        raise ValueError
+    return Secret(text)
+
+
+def email(text: str) -> str:
+    if not re.fullmatch(r"[^@\s,<>\"]+@[^@\s,<>\"]+", _printable(text)):
+        raise ValueError
+    return text
+
+
+def emails(text: str) -> tuple[str, ...]:
+    return tuple(email(address.strip()) for address in text.split(","))
+
+
+def _printable(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError
+    return text

@@ -224,6 +224,57 @@ class Settings:
             default="4",
         ),
     )
+    alert_webhook_url: Secret | None = field(
+        default=None,
+        metadata=about(
+            "ALERT_WEBHOOK_URL",
+            "Where a JSON message is posted when a sync fails or falls silent, and when that is over.",
+            accepts="an http or https URL",
+            read=readers.webhook,
+            secret=True,
+        ),
+    )
+    alert_webhook_secret: Secret | None = field(
+        default=None,
+        metadata=about(
+            "ALERT_WEBHOOK_SECRET",
+            "Signs what is posted to ISTHMUS_ALERT_WEBHOOK_URL, so that its receiver can tell that it came from here.",
+            accepts="any text that both sides know; longer is better",
+            read=Secret,
+            secret=True,
+        ),
+    )
+    alert_email_to: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "ALERT_EMAIL_TO",
+            "Who gets a mail when a sync fails or falls silent, and when that is over. Together with "
+            "ISTHMUS_ALERT_EMAIL_FROM and ISTHMUS_SMTP_URL.",
+            accepts="e-mail addresses, separated by commas",
+            read=readers.emails,
+        ),
+    )
+    alert_email_from: str | None = field(
+        default=None,
+        metadata=about(
+            "ALERT_EMAIL_FROM",
+            "The address that alert mails come from.",
+            accepts="an e-mail address that the mail server lets you send from",
+            read=readers.email,
+        ),
+    )
+    smtp_url: Secret | None = field(
+        default=None,
+        metadata=about(
+            "SMTP_URL",
+            "The mail server for alert mails. `smtp://` turns to TLS where the server offers it, and insists on it if "
+            "there is a password; `smtps://` is TLS from the first byte. Write characters such as @ and / in the "
+            "password as %40 and %2F.",
+            accepts="smtp://user:password@host:587, smtps://user:password@host:465 or smtp://host:25",
+            read=readers.smtp,
+            secret=True,
+        ),
+    )
 
     @property
     def scaled(self) -> bool:
@@ -256,6 +307,22 @@ class Settings:
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
             raise InvalidInput(
                 "only one of the S3 access key id and the S3 secret access key is set", hint="set both, or neither"
+            )
+        if self.alert_webhook_secret is not None and self.alert_webhook_url is None:
+            raise InvalidInput(
+                f"{PREFIX}ALERT_WEBHOOK_SECRET is set without {PREFIX}ALERT_WEBHOOK_URL",
+                hint="set both, or only the URL",
+            )
+        mail = [
+            ("ALERT_EMAIL_TO", bool(self.alert_email_to)),
+            ("ALERT_EMAIL_FROM", self.alert_email_from is not None),
+            ("SMTP_URL", self.smtp_url is not None),
+        ]
+        lacking = [f"{PREFIX}{name}" for name, given in mail if not given]
+        if 0 < len(lacking) < len(mail):
+            raise InvalidInput(
+                f"alerts by mail lack {' and '.join(lacking)}",
+                hint="set all three, or none if nobody is to get mails",
             )
 
 

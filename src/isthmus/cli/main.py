@@ -10,7 +10,7 @@ import typer
 
 from isthmus import __version__
 from isthmus.actions.applying import apply
-from isthmus.cli import connection, demo, people, rejections, run, store, sync
+from isthmus.cli import alert, connection, demo, people, rejections, run, store, sync
 from isthmus.cli.common import Home, Json, opened, print_json, print_rows
 from isthmus.settings import environment
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.add_typer(connection.commands, name="connection", help="Connections to warehouses.")
 app.add_typer(sync.commands, name="sync", help="Standing exports: run, prove, mend, pause.")
 app.add_typer(run.commands, name="run", help="Single runs of syncs.")
+app.add_typer(alert.commands, name="alert", help="What a person has to know, and who is told.")
 app.add_typer(people.load_commands, name="load", help="Load local files through the import path.")
 app.add_typer(people.commands, name="person", help="One person: show or erase.")
 app.add_typer(rejections.commands, name="rejections", help="Rows that could not be taken.")
