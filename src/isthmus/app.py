@@ -20,7 +20,8 @@ from isthmus.model.errors import InvalidInput, StoreFull, StoreMissing
 from isthmus.model.work import ConnectionState, Sync
 from isthmus.secrets import Seal, key_file
 from isthmus.settings import Settings
-from isthmus.store.lake import Lake, Place, S3Access
+from isthmus.store.lake import Lake
+from isthmus.store.place import Place, S3Access
 from isthmus.warehouses import kinds
 from isthmus.warehouses.protocol import Config
 
@@ -50,8 +51,12 @@ class App:
     @cached_property
     def ledger(self) -> Ledger:
         self._make_home()
+        return open_ledger(self.ledger_place())
+
+    def ledger_place(self) -> Path | str:
+        """What opens the ledger: a file, or a URL with its password."""
         url = self.settings.database_url
-        return open_ledger(url.reveal() if url else self.home / "ledger.sqlite")
+        return url.reveal() if url else self.home / "ledger.sqlite"
 
     @cached_property
     def lake(self) -> Lake:

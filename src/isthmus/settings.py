@@ -162,6 +162,17 @@ class Settings:
             default="60",
         ),
     )
+    run_retention_days: int = field(
+        default=30,
+        metadata=about(
+            "RUN_RETENTION_DAYS",
+            "How long runs are remembered, with their chunks and errors. Runs that found nothing to send are "
+            "forgotten after two days; the run of the history and the newest run of each sync are kept.",
+            accepts="days, a whole number from 1",
+            read=readers.whole(1),
+            default="30",
+        ),
+    )
     snapshot_retention_hours: int = field(
         default=48,
         metadata=about(

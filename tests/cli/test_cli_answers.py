@@ -225,7 +225,8 @@ def test_a_home_that_is_a_file_is_named(shell: Shell, tmp_path: Path, command: s
 
 
 def test_a_store_of_a_newer_version_is_refused_by_every_door(shell: Shell, tmp_path: Path) -> None:
-    from isthmus.store.lake import Lake, Place
+    from isthmus.store.lake import Lake
+    from isthmus.store.place import Place
 
     home = fresh_home(tmp_path / "home")
     with Lake.open(Place(root=home)) as lake:

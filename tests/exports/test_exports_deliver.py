@@ -426,10 +426,16 @@ def test_an_empty_store_is_delivered_and_what_comes_then_too(office: Office) -> 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from isthmus.runs import lease
-with lease.held(sys.argv[1], "everything", folder=Path(sys.argv[2]), database_url=None):
+from isthmus.actions.here import present
+from isthmus.app import App
+from isthmus.ledger import dues, lanes
+from isthmus.settings import Settings
+with App(Settings.load({}, Path(sys.argv[2]))) as app, present(app) as here:
+    with app.ledger.transaction() as tx:
+        for attempt in dues.start(tx, sys.argv[1], at=app.now()):
+            lanes.begin(tx, attempt, here.worker_id, at=app.now())
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -437,7 +443,7 @@ def test_two_runs_of_one_sync_at_once_one_wins_and_the_other_says_so(office: Off
     cast(office)
     office.apply()
     sync = office.app.sync("everything")
-    command = [sys.executable, "-c", _HOLD, sync.sync_id, str(office.home / "locks")]
+    command = [sys.executable, "-c", _HOLD, sync.sync_id, str(office.home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         for attempt in (office.run, lambda: syncing.repair_sync(office.app, "everything")):
@@ -445,7 +451,7 @@ def test_two_runs_of_one_sync_at_once_one_wins_and_the_other_says_so(office: Off
                 attempt()
             assert "'everything'" in told.value.summary and told.value.hint
         other.kill()
-    assert office.run() is not None, "the lease of a killed process is given back"
+    assert office.run() is not None, "what a killed process was at is taken up"
 
 
 def test_a_paused_sync_is_not_run_and_goes_on_when_resumed(office: Office) -> None:

@@ -32,7 +32,7 @@ DRIVERS: dict[str, tuple[str, ...]] = {
     "databricks": (),
     "duckdb": ("duck.py", "store/"),
     "google": (),
-    "psycopg": ("store/", "ledger/", "runs/lease.py"),  # our own database, not a warehouse
+    "psycopg": ("store/", "ledger/"),  # our own database, not a warehouse
     "pymssql": (),
     "pyodbc": (),
     "redshift_connector": (),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from imports_cast import Desk
 
-from isthmus.store.lake import Lake, Place
+from isthmus.store.lake import Lake
+from isthmus.store.place import Place
 from isthmus.testing.builders import fresh_home
 
 

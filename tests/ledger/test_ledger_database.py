@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, text
 from isthmus.ledger import connections, database, runs, syncs
 from isthmus.ledger.database import Ledger, open_ledger
 from isthmus.ledger.schema import HEAD, VERSION_TABLE, metadata
-from isthmus.model.errors import InvalidInput, StoreBusy, StoreMissing, StoreTooNew
+from isthmus.model.errors import InvalidInput, StoreAway, StoreBusy, StoreMissing, StoreTooNew
 
 
 def test_the_migrations_make_what_the_tables_say(ledger: Ledger) -> None:
@@ -147,7 +147,7 @@ def test_a_lock_held_too_long_is_busy(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
-    with pytest.raises(StoreMissing, match="does not answer") as caught:
+    with pytest.raises(StoreAway, match="does not answer") as caught:
         open_ledger("postgresql://someone:hunter2@127.0.0.1:1/isthmus")
     assert "hunter2" not in str(caught.value.as_dict())
     assert "127.0.0.1:1" in caught.value.summary

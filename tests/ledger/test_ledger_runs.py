@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from ledger_cast import NOON, apply_everything, deliver, planned
 
-from isthmus.ledger import connections, runs, syncs
+from isthmus.ledger import connections, errors, runs, syncs
 from isthmus.ledger.database import Ledger, Tx
 from isthmus.model.errors import InvalidInput, RunStopped, SyncBusy
 from isthmus.model.table import SeqRange
@@ -199,8 +199,8 @@ def test_runs_are_listed_newest_first_and_by_sync(tx: Tx) -> None:
     assert [run.run_id for run in runs.newest(tx, sync_id=one.sync_id)] == [c.run_id, a.run_id]
     (newest,) = runs.newest(tx, limit=1)
     assert (newest.errors, newest.chunks) == ((TIMED_OUT,), ())
-    assert runs.errors_since(tx, NOON) == {one.sync_id: 1}
-    assert runs.errors_since(tx, LATER) == {}
+    assert errors.since(tx, NOON) == {one.sync_id: 1}
+    assert errors.since(tx, LATER) == {}
 
 
 def test_a_run_is_found_by_the_beginning_of_its_id(tx: Tx) -> None:

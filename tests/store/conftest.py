@@ -9,7 +9,8 @@ import pytest
 from store_cast import Cast
 
 from isthmus.secrets import Secret
-from isthmus.store.lake import Lake, Place, S3Access
+from isthmus.store.lake import Lake
+from isthmus.store.place import Place, S3Access
 from isthmus.testing.builders import fresh_home
 
 MakePlace = Callable[[], Place]

@@ -14,7 +14,8 @@ from store_cast import Cast, outcome
 
 from isthmus.model.errors import InvalidInput, StoreBusy, StoreError, StoreMissing, StoreTooNew
 from isthmus.store import lock, query, schema, upkeep
-from isthmus.store.lake import Lake, Place
+from isthmus.store.lake import Lake
+from isthmus.store.place import Place
 from isthmus.testing.builders import fresh_home
 
 

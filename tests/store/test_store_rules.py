@@ -21,7 +21,8 @@ from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
 from isthmus.store import lake as lakes
 from isthmus.store import people, upkeep
-from isthmus.store.lake import Lake, Place, Write
+from isthmus.store.lake import Lake, Write
+from isthmus.store.place import Place
 from isthmus.testing.builders import file_of
 
 POISON = [

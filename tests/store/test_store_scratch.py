@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from isthmus.store.lake import Lake, Place
+from isthmus.store.lake import Lake
+from isthmus.store.place import Place
 from isthmus.store.scratch import Scratch
 
 HOLD = """

@@ -2,52 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 
+from isthmus.actions.here import Here, delivery_of, present
 from isthmus.app import App
 from isthmus.exports import deliver, plan, prove
-from isthmus.exports.deliver import Delivery, Report
 from isthmus.exports.prove import Proof
-from isthmus.ledger import connections, runs, syncs
-from isthmus.model.errors import InvalidInput, StoreBusy
+from isthmus.ledger import failures, lanes, runs, syncs
+from isthmus.model.errors import InvalidInput, IsthmusError, StoreBusy
 from isthmus.model.table import SeqRange
-from isthmus.model.work import Run, RunState, Scope, Sync, SyncState
-from isthmus.runs import lease
+from isthmus.model.work import Run, RunError, RunKind, RunState, Scope, Sync, SyncState
+from isthmus.runs.attempt import Report
 from isthmus.store import upkeep
 from isthmus.store.changes import Changes
+from isthmus.store.lake import Lake
 
 
-def run_sync(app: App, name: str, *, report: Report = lambda run, done: None) -> Run | None:
-    """Bring the warehouse of a sync up to date now, in this process. None: nothing had changed.
+def run_sync(app: App, name: str, *, report: Report = lambda run, done: None, wait: bool = True) -> Run | None:
+    """Bring the warehouse of a sync up to the present moment. None: nothing had changed.
 
-    Raises SyncBusy if another process is at it, InvalidInput for a paused or disabled sync, else what stopped the run.
+    Where workers are at work it is theirs to do: with `wait` this comes back when it is done, else at once with the
+    run as it is. Where there is none it is done here. Raises SyncBusy if another command is at it, InvalidInput for a
+    paused or disabled sync, else what stopped the run.
     """
-    with _leased(app, name) as sync:
-        if sync.state is not SyncState.ENABLED:
-            paused = sync.state is SyncState.PAUSED
-            hint = f"isthmus sync resume {name}" if paused else "its connection was removed: apply both again"
-            raise InvalidInput(f"the sync {name!r} is {sync.state.value}", hint=hint)
-        run = deliver.deliver(_delivery(app, sync, report), sync)
-    if run is not None:
+    _require_enabled(app.sync(name))
+    with present(app) as here:
+        if here.workers():
+            return here.hand_over(name, report, wait=wait)
+        done: list[Run] = []
+        while (run := here.run(name, report)) is not None:
+            if run.chunks:
+                done.append(run)
+            if run.state is RunState.COMPLETED and run.planned_at >= here.since:
+                break
+    if done:
         tidy_if_free(app)
-    return run
+    return done[-1] if done else None
+
+
+def _require_enabled(sync: Sync) -> None:
+    if sync.state is not SyncState.ENABLED:
+        paused = sync.state is SyncState.PAUSED
+        hint = f"isthmus sync resume {sync.name}" if paused else "its connection was removed: apply both again"
+        because = f": it {sync.paused_because}" if sync.paused_because else ""
+        raise InvalidInput(f"the sync {sync.name!r} is {sync.state.value}{because}", hint=hint)
 
 
 def verify_sync(app: App, name: str) -> Proof:
-    """Compare the store and the warehouse, window by window. See `exports.prove.verify`."""
-    with _leased(app, name) as sync:
-        return prove.verify(_delivery(app, sync), sync)
+    """Compare the store and the warehouse, window by window. See `exports.prove.verify`.
+
+    Nothing is delivered meanwhile. Raises SyncBusy if a run is under way.
+    """
+    with present(app) as here:
+        return _verified(app, here, app.sync(name))
+
+
+def _verified(app: App, here: Here, sync: Sync) -> Proof:
+    delivery = delivery_of(app, sync)
+    here.forget_the_dead()
+    attempt = prove.begin(delivery, sync, here.worker_id)
+    try:
+        proof = prove.verify(delivery, app.sync(sync.name))
+    except BaseException as e:
+        ours = e if isinstance(e, IsthmusError) else IsthmusError("the verification was broken off")
+        error = RunError(ours.summary, ours.code, ours.vendor, ours.hint, ours.retryable, app.now())
+        prove.end(delivery, attempt, here.worker_id, error)
+        raise
+    prove.end(delivery, attempt, here.worker_id, None)
+    return proof
 
 
 def repair_sync(app: App, name: str, *, report: Report = lambda run, done: None) -> tuple[Proof, Run | None, Proof]:
     """Verify, deliver again the windows that differ, and verify again: the proof before, the run, the proof after."""
-    with _leased(app, name) as sync:
-        delivery = _delivery(app, sync, report)
-        before = prove.verify(delivery, sync)
-        run = prove.repair(delivery, sync, before)
-        return before, run, before if run is None else prove.verify(delivery, sync)
+    with present(app) as here:
+        sync = app.sync(name)
+        before = _verified(app, here, sync)
+        begun = prove.repair(delivery_of(app, sync), sync, before, here.worker_id)
+        if begun is None:
+            return before, None, before
+        attempt, run = begun
+        done = here.carry(attempt, run, report)
+        return before, done, _verified(app, here, app.sync(name))
 
 
 def preview_sync(app: App, name: str) -> list[dict[str, object]]:
@@ -86,16 +122,23 @@ def pause_sync(app: App, name: str) -> Sync:
     with app.ledger.transaction() as tx:
         sync = syncs.named(tx, name)
         active = runs.active(tx, sync.sync_id)
-        if active is not None:
+        if active is not None and active.kind is not RunKind.VERIFICATION:
             runs.set_state(tx, active.run_id, RunState.PAUSED, at=app.now())
         return syncs.set_state(tx, sync.sync_id, SyncState.PAUSED, at=app.now())
 
 
 def resume_sync(app: App, name: str) -> Sync:
-    """Let a paused sync go on: its next run continues where it was stopped."""
+    """Let a paused sync go on: a run that was stopped continues where it was, and the next one is due at once."""
     with app.ledger.transaction() as tx:
         sync = syncs.named(tx, name)
-        return syncs.set_state(tx, sync.sync_id, SyncState.ENABLED, at=app.now())
+        if sync.state is SyncState.ENABLED:
+            return sync
+        done = syncs.set_state(tx, sync.sync_id, SyncState.ENABLED, at=app.now())
+        failures.forgive(tx, sync.sync_id)
+        active = runs.active(tx, sync.sync_id)
+        if active is not None and active.state is RunState.PAUSED:
+            lanes.queue(tx, active.run_id, at=app.now())
+        return done
 
 
 def reactivate_sync(app: App, name: str) -> Sync:
@@ -103,6 +146,7 @@ def reactivate_sync(app: App, name: str) -> Sync:
     with app.ledger.transaction() as tx:
         sync = syncs.named(tx, name)
         syncs.set_state(tx, sync.sync_id, SyncState.ENABLED, at=app.now())
+        failures.forgive(tx, sync.sync_id)
         return syncs.restart(tx, sync.sync_id, at=app.now())
 
 
@@ -124,36 +168,23 @@ def cancel_run(app: App, run_id: str) -> Run:
         return runs.set_state(tx, run.run_id, RunState.CANCELLED, at=app.now())
 
 
-def tidy(app: App, *, erase_now: bool = False) -> upkeep.Report:
+def tidy(app: App, *, erase_now: bool = False, lake: Lake | None = None) -> upkeep.Report:
     """Keep the store's files in good order. Snapshots that runs under way still read are kept."""
 
     def being_read() -> list[int]:
         with app.ledger.reading() as tx:
-            return [a.snapshot_id for s in syncs.every(tx) if (a := runs.active(tx, s.sync_id))]
+            return runs.snapshots_in_use(tx)
 
     retention = timedelta(hours=app.settings.snapshot_retention_hours)
-    return upkeep.tidy(app.lake, retention=retention, keep=being_read, erase_now=erase_now)
+    return upkeep.tidy(lake or app.lake, retention=retention, keep=being_read, erase_now=erase_now)
 
 
-def tidy_if_free(app: App, *, erase_now: bool = False) -> None:
+def tidy_if_free(app: App, *, erase_now: bool = False, lake: Lake | None = None) -> None:
     """Upkeep after work that is done: if another process is writing, the next one that ends does it."""
     with suppress(StoreBusy):
-        tidy(app, erase_now=erase_now)
+        tidy(app, erase_now=erase_now, lake=lake)
 
 
 def last_upkeep(app: App) -> upkeep.Report | None:
     """What the last upkeep that had something to do did."""
     return upkeep.last(app.lake)
-
-
-@contextmanager
-def _leased(app: App, name: str) -> Iterator[Sync]:
-    sync = app.sync(name)
-    with lease.held(sync.sync_id, name, folder=app.home / "locks", database_url=app.settings.database_url):
-        yield app.sync(name)  # as it is now that nobody else runs it
-
-
-def _delivery(app: App, sync: Sync, report: Report = lambda run, done: None) -> Delivery:
-    with app.ledger.reading() as tx:
-        connection = connections.by_id(tx, sync.connection_id)
-    return Delivery(app.lake, app.ledger, app.config(connection), app.now, report)

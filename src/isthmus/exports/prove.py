@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from isthmus.exports import plan
-from isthmus.exports.deliver import Delivery, carry_out, open_ended, tables_of
-from isthmus.ledger import runs
+from isthmus.exports.deliver import Delivery, tables_of
+from isthmus.ledger import dues, lanes, runs
 from isthmus.model.errors import InvalidInput
 from isthmus.model.table import SeqRange, Table, Tally
 from isthmus.model.tables import named
-from isthmus.model.work import Chunk, Run, RunKind, RunState, Sync
+from isthmus.model.work import Attempt, Chunk, Run, RunError, RunKind, RunState, Sync
 from isthmus.store.changes import Changes
 
 _MODULUS = 1 << 128
@@ -66,7 +66,7 @@ def verify(delivery: Delivery, sync: Sync) -> Proof:
     """Compare store and warehouse as of the sync's watermark, per window: what one chunk has delivered.
 
     Raises InvalidInput when there is nothing to compare yet, a run is unfinished, or the store's state of that moment
-    is no longer kept. The caller holds the sync's lease.
+    is no longer kept. The caller sees to it that nothing is delivered meanwhile (`begin`).
     """
     source, snapshot_id = _compared(delivery, sync)
     _require_finished(delivery, sync)
@@ -109,15 +109,50 @@ def compare(table: Table, bounds: Sequence[int], ours: Iterable[Tally], theirs: 
     return proofs
 
 
-def repair(delivery: Delivery, sync: Sync, proof: Proof) -> Run | None:
-    """Deliver again just the windows that differ, each in place of what the warehouse has there.
+def begin(delivery: Delivery, sync: Sync, worker_id: str) -> Attempt:
+    """Let a verification be the one active run of the sync, so that nothing else is delivered until it is over.
 
-    Rows that no delivery explains are removed by replacing the whole table's range. None if nothing differs. The caller
-    holds the sync's lease, and verifies again afterwards.
+    Raises SyncBusy if a run is under way.
+    """
+    moment = delivery.now()
+    run = Run(
+        run_id=runs.new_run_id(),
+        sync_id=sync.sync_id,
+        sync_name=sync.name,
+        kind=RunKind.VERIFICATION,
+        state=RunState.RUNNING,
+        after=sync.watermark,
+        upto=sync.watermark,
+        snapshot_id=sync.snapshot_id or 0,
+        snapshot_at=moment,
+        planned_at=moment,
+        started_at=moment,
+    )
+    with delivery.ledger.transaction() as tx:
+        runs.start(tx, run, generation=sync.generation)
+        return lanes.open_lane(tx, run.run_id, worker_id, at=moment)
+
+
+def end(delivery: Delivery, attempt: Attempt, worker_id: str, error: RunError | None) -> None:
+    """Close a verification: completed, or failed with what went wrong."""
+    with delivery.ledger.transaction() as tx:
+        if not lanes.is_held(tx, attempt, worker_id):
+            return
+        if error is None:
+            lanes.settle(tx, attempt, worker_id, at=delivery.now())
+        else:
+            runs.fail(tx, attempt.run_id, error)
+
+
+def repair(delivery: Delivery, sync: Sync, proof: Proof, worker_id: str) -> tuple[Attempt, Run] | None:
+    """A run that delivers again just the windows that differ, each in place of what the warehouse has there, and that
+    the worker has in hand; None if nothing differs.
+
+    Rows that no delivery explains are removed by replacing the whole table's range. Verify again afterwards.
     """
     if proof.equal:
         return None
-    source, snapshot_id = _compared(delivery, sync)
+    origin, snapshot_id = _compared(delivery, sync)
     run_id = runs.new_run_id()
     stem = f"{sync.sync_id}.g{sync.generation}.{run_id}"
     chunks: list[Chunk] = []
@@ -127,7 +162,7 @@ def repair(delivery: Delivery, sync: Sync, proof: Proof) -> Run | None:
         ranges = [SeqRange(None, None)] if any(w.outside for w in differing) else [w.window for w in differing]
         for window in ranges:
             seqs = SeqRange(window.after, window.upto if window.upto is not None else sync.watermark)
-            commits = [(c.seq, c.rows, c.older) for c in source.commits(table, seqs)]
+            commits = [(c.seq, c.rows, c.older) for c in origin.commits(table, seqs)]
             chunks += plan.replacing(
                 table.name, commits, window.after, window.upto, stem, first=len(chunks), top=sync.watermark
             )
@@ -149,13 +184,13 @@ def repair(delivery: Delivery, sync: Sync, proof: Proof) -> Run | None:
     )
     with delivery.ledger.transaction() as tx:
         run = runs.start(tx, run, generation=sync.generation)
-    return carry_out(delivery, sync, run)
+        return lanes.open_lane(tx, run_id, worker_id, at=moment), run
 
 
 def _require_finished(delivery: Delivery, sync: Sync) -> None:
     """Between two states there is nothing to prove: what an unfinished run has delivered is ahead of the watermark."""
     with delivery.ledger.reading() as tx:
-        found = open_ended(runs.newest(tx, sync_id=sync.sync_id, limit=100), sync)
+        found = dues.open_ended(runs.newest(tx, sync_id=sync.sync_id, limit=100), sync)
     begun = [run for run in found if run.rows_done]
     if begun:
         raise InvalidInput(

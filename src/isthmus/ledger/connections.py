@@ -115,6 +115,12 @@ def every(tx: Tx) -> list[StoredConnection]:
     return [_value(row) for row in tx.execute(select(connections).order_by(connections.c.name))]
 
 
+def in_use(tx: Tx) -> list[tuple[str, int | None]]:
+    """The kinds of connections that are not removed, each with the concurrency set for it: every pair once."""
+    query = select(connections.c.kind, connections.c.concurrency).where(connections.c.state != ConnectionState.DISABLED)
+    return [(row.kind, row.concurrency) for row in tx.execute(query.distinct())]
+
+
 def set_state(tx: Tx, connection_id: str, state: ConnectionState, *, at: datetime) -> StoredConnection:
     """Say how a connection fares after a check at `at`. A removed connection stays Disabled."""
     tx.execute(

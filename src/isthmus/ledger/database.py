@@ -18,7 +18,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from isthmus.ledger.schema import HEAD, VERSION_TABLE
-from isthmus.model.errors import InvalidInput, StoreBusy, StoreError, StoreFull, StoreMissing, StoreTooNew
+from isthmus.model.errors import InvalidInput, StoreAway, StoreBusy, StoreError, StoreFull, StoreMissing, StoreTooNew
 
 Tx = Connection
 """An open transaction on the ledger, as every function of this package takes it."""
@@ -28,6 +28,8 @@ PATIENCE_S = 30
 
 POSTGRESQL_SCHEMA = "isthmus_ledger"
 """Where the tables are in a PostgreSQL database, which may hold other things too."""
+
+_ALONE = 1_575_675
 
 _MIGRATION_LOCK = 4_938_201_175  # any number, the same for ever: PostgreSQL's advisory locks are numbered
 
@@ -72,6 +74,16 @@ class Ledger:
         with self._told(), self._writing.connect() as tx:
             yield tx
 
+    @contextmanager
+    def alone(self, what: int) -> Iterator[bool]:
+        """Whether no other process is inside with the same number. On one machine there is none that asks."""
+        if self._writing.dialect.name != "postgresql":
+            yield True
+            return
+        # For the transaction, not the session: a process that is frozen inside is put out by the server soon.
+        with self.transaction() as tx:
+            yield bool(tx.scalar(text("SELECT pg_try_advisory_xact_lock(:a, :b)"), {"a": _ALONE, "b": what}))
+
     def close(self) -> None:
         """Give the connections back. Calling twice is safe."""
         self._writing.dispose()
@@ -86,7 +98,7 @@ def open_ledger(where: Path | str) -> Ledger:
     Brings it up to date first. Raises StoreTooNew if a newer Isthmus wrote it, StoreMissing if it cannot be reached or
     is no ledger, InvalidInput if the URL is of no kind we know.
     """
-    url = _url(where)
+    url = database_url(where)
     if url.get_backend_name() == "sqlite":
         writing, reading, place = *_sqlite(url), str(url.database)
     else:
@@ -105,7 +117,7 @@ def new_id(noun: str) -> str:
     return f"{noun}_{secrets.token_hex(10)}"
 
 
-def _url(where: Path | str) -> URL:
+def database_url(where: Path | str) -> URL:
     if isinstance(where, Path):
         return URL.create("sqlite", database=str(where))
     try:
@@ -154,7 +166,9 @@ def _postgresql(url: URL) -> tuple[Engine, Engine]:
             connect_args={
                 "connect_timeout": 10,
                 "application_name": "isthmus",
-                "options": f"-c search_path={POSTGRESQL_SCHEMA} -c lock_timeout={PATIENCE_S}s -c timezone=UTC",
+                # A worker that is frozen inside a transaction must not hold up the others.
+                "options": f"-c search_path={POSTGRESQL_SCHEMA} -c lock_timeout={PATIENCE_S}s -c timezone=UTC "
+                "-c idle_in_transaction_session_timeout=15s",
             },
         )
     except ImportError as e:
@@ -248,7 +262,14 @@ def _mapped(e: DBAPIError, place: str) -> StoreError:
             return StoreBusy(f"{what} cannot take work now", hint="try again soon", code=code, vendor=vendor)
     if e.connection_invalidated:
         return StoreBusy(f"{what} went away; nothing was kept", hint="try again soon", code=code, vendor=vendor)
-    if (sqlstate is None and sqlite_code is None) or (sqlstate or "")[:2] in ("08", "28", "3D"):
+    if (sqlstate or "")[:2] == "08" or (sqlstate is None and sqlite_code is None and "FATAL" not in vendor):
+        return StoreAway(
+            f"{what} does not answer",
+            hint="see that the server runs and can be reached; check ISTHMUS_DATABASE_URL",
+            code=code,
+            vendor=vendor,
+        )
+    if (sqlstate is None and sqlite_code is None) or (sqlstate or "")[:2] in ("28", "3D"):
         return StoreMissing(
             f"{what} does not answer or refuses the sign-in",
             hint="check ISTHMUS_DATABASE_URL and that the server runs",

@@ -2,30 +2,84 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from isthmus.ledger import syncs
+from isthmus.ledger import errors, syncs
 from isthmus.ledger.database import Tx, new_id
-from isthmus.ledger.schema import chunks, run_errors, runs
+from isthmus.ledger.schema import chunks, runs
 from isthmus.ledger.schema import syncs as syncs_table
 from isthmus.model.errors import InvalidInput, RunStopped, SyncBusy
 from isthmus.model.table import SeqRange
-from isthmus.model.work import ACTIVE, Chunk, Run, RunError, RunKind, RunState, Sync, SyncState
+from isthmus.model.work import ACTIVE, GOING, Chunk, Run, RunError, RunKind, RunState, Sync, SyncState
 
 DELIVERING = (RunKind.HISTORICAL, RunKind.PERIODIC)
 """Kinds of run that move the watermark. A repair loads again what was delivered before."""
 
 
+_CLOSING, CLOSED_OFF = 1, 2
+
+
 def new_run_id() -> str:
     """An id for a run that is about to be planned."""
     return new_id("run")
+
+
+def schedule(tx: Tx, sync: Sync, *, at: datetime) -> Run:
+    """A new run of a sync that is yet to be planned, as the one active run of it. Open a lane for it next.
+
+    Raises SyncBusy if there is an active one, InvalidInput if the sync is disabled.
+    """
+    kind = RunKind.PERIODIC if sync.watermark else RunKind.HISTORICAL
+    run = Run(
+        run_id=new_run_id(),
+        sync_id=sync.sync_id,
+        sync_name=sync.name,
+        kind=kind,
+        state=RunState.SCHEDULED,
+        after=sync.watermark,
+        upto=sync.watermark,
+        snapshot_id=0,
+        snapshot_at=at,
+        planned_at=at,
+        planned=False,
+        scheduled_at=at,
+    )
+    return start(tx, run, generation=sync.generation)
+
+
+def plan(tx: Tx, run: Run, *, generation: int) -> Run:
+    """Keep the window and the chunks of a run that was scheduled. Planning it twice is an error: `get` it first.
+
+    Raises RunStopped if the run is not to go on, SyncBusy if its sync has changed since.
+    """
+    was, sync = held(tx, run.run_id)
+    if was.state not in GOING or was.planned:
+        raise RunStopped(f"the run {run.run_id} is {was.state}{' and planned' if was.planned else ''}")
+    _require_fit(run, sync, generation)
+    total = sum(chunk.rows for chunk in run.chunks)
+    tx.execute(
+        update(runs)
+        .where(runs.c.run_id == run.run_id)
+        .values(
+            kind=run.kind,
+            seqs_after=run.after,
+            seqs_upto=run.upto,
+            snapshot_id=run.snapshot_id,
+            snapshot_at=run.snapshot_at,
+            planned_at=run.planned_at,
+            rows_total=total,
+            planned=True,
+        )
+    )
+    if run.chunks:
+        tx.execute(insert(chunks), [_chunk_row(run.run_id, chunk) for chunk in run.chunks])
+    return get(tx, run.run_id)
 
 
 def start(tx: Tx, run: Run, *, generation: int) -> Run:
@@ -56,13 +110,15 @@ def start(tx: Tx, run: Run, *, generation: int) -> Run:
                 started_at=run.started_at,
                 rows_total=total,
                 rows_done=0,
+                planned=run.planned,
+                scheduled_at=run.scheduled_at or run.planned_at,
             )
         )
     except IntegrityError as e:
         raise SyncBusy(f"a run of {sync.name!r} was started at the same moment", hint="wait for it") from e
     if run.chunks:
         tx.execute(insert(chunks), [_chunk_row(run.run_id, chunk) for chunk in run.chunks])
-    return replace(run, sync_name=sync.name, rows_total=total, rows_done=0)
+    return get(tx, run.run_id)
 
 
 def _require_fit(run: Run, sync: Sync, generation: int) -> None:
@@ -73,19 +129,32 @@ def _require_fit(run: Run, sync: Sync, generation: int) -> None:
         raise SyncBusy(f"the sync {sync.name!r} changed while its run was planned", hint="start it again")
 
 
-def finish_chunk(tx: Tx, run_id: str, number: int, *, rows: int) -> RunState:
+def finish_chunk(
+    tx: Tx,
+    run_id: str,
+    number: int,
+    *,
+    rows: int,
+    size_bytes: int = 0,
+    begun_at: datetime | None = None,
+    at: datetime | None = None,
+) -> RunState:
     """Keep that a chunk is in the warehouse, with `rows` delivered. Saying so again changes nothing.
 
     Returns the state of the run: go on only if it is still `running`. A person may have paused or cancelled it
-    meanwhile; what was delivered is kept as done all the same.
+    meanwhile; what was delivered is kept as done all the same, whoever says it: the warehouse has its receipt.
     """
     done = tx.execute(
         update(chunks)
         .where(chunks.c.run_id == run_id, chunks.c.number == number, chunks.c.done.is_(False))
-        .values(done=True, rows=rows)
+        .values(done=True, rows=rows, size_bytes=size_bytes, begun_at=begun_at, done_at=at)
     )
     if done.rowcount:
-        tx.execute(update(runs).where(runs.c.run_id == run_id).values(rows_done=runs.c.rows_done + rows))
+        tx.execute(
+            update(runs)
+            .where(runs.c.run_id == run_id)
+            .values(rows_done=runs.c.rows_done + rows, bytes_done=runs.c.bytes_done + size_bytes, tries=0)
+        )
     elif tx.scalar(select(chunks.c.number).where(chunks.c.run_id == run_id, chunks.c.number == number)) is None:
         raise InvalidInput(f"the run {run_id} has no chunk {number}")
     return RunState(tx.scalars(select(runs.c.state).where(runs.c.run_id == run_id)).one())
@@ -96,7 +165,7 @@ def finish(tx: Tx, run_id: str, *, at: datetime) -> Run:
 
     Raises RunStopped, and changes nothing, if the run is over already, has chunks to do, or its sync has moved on.
     """
-    run, sync = _held(tx, run_id)
+    run, sync = held(tx, run_id)
     left = sum(not chunk.done for chunk in run.chunks)
     if run.state not in ACTIVE:
         raise RunStopped(f"the run {run_id} is {run.state}")
@@ -123,18 +192,7 @@ def fail(tx: Tx, run_id: str, error: RunError, *, state: RunState = RunState.FAI
     """
     if state not in (RunState.FAILED, RunState.RETRYING):
         raise ValueError(f"an error does not make a run {state}")
-    tx.execute(
-        insert(run_errors).values(
-            run_id=run_id,
-            at=error.at,
-            chunk=error.chunk,
-            summary=error.summary,
-            code=error.code,
-            vendor=error.vendor,
-            hint=error.hint,
-            retryable=error.retryable,
-        )
-    )
+    errors.keep(tx, run_id, error)
     tx.execute(
         update(runs)
         .where(runs.c.run_id == run_id, runs.c.state.in_(set(ACTIVE) - {RunState.PAUSED}))
@@ -149,16 +207,18 @@ def set_state(tx: Tx, run_id: str, state: RunState, *, at: datetime) -> Run:
     The first time it goes is its `started_at`. Raises InvalidInput for a run that is over or for `completed` (which
     only `finish` can say), SyncBusy if a failed run cannot go again: a newer one is active or has moved the watermark.
     """
-    run, sync = _held(tx, run_id)
+    run, sync = held(tx, run_id)
     if run.state == state:
         return run
     if state == RunState.COMPLETED or run.state in (RunState.COMPLETED, RunState.CANCELLED):
         raise InvalidInput(f"the run {run_id} is {run.state}: it cannot become {state}")
     if run.state == RunState.FAILED and state in ACTIVE:
+        if not run.can_go_again:
+            raise SyncBusy(f"the run {run_id} cannot go again: a newer one was begun", hint="start a new one")
         _require_fit(run, sync, generation_of(tx, run_id))
         if active(tx, run.sync_id) is not None:
             raise SyncBusy(f"another run of {sync.name!r} is under way", hint="wait for it")
-    values: dict[str, Any] = {"state": state, "finished_at": None if state in ACTIVE else at}
+    values: dict[str, Any] = {"state": state, "finished_at": None if state in ACTIVE else at, "retry_at": None}
     if state == RunState.RUNNING and run.started_at is None:
         values["started_at"] = at
     tx.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
@@ -171,13 +231,18 @@ def active(tx: Tx, sync_id: str) -> Run | None:
     return None if run_id is None else get(tx, run_id)
 
 
+def snapshots_in_use(tx: Tx) -> list[int]:
+    """The snapshots of the store that runs with work left are made from."""
+    return list(tx.scalars(select(runs.c.snapshot_id).where(runs.c.state.in_(ACTIVE), runs.c.planned).distinct()))
+
+
 def get(tx: Tx, run_id: str) -> Run:
     """One run with its chunks and errors. Raises InvalidInput if there is none with that id."""
     row = tx.execute(_QUERY.where(runs.c.run_id == run_id)).one_or_none()
     if row is None:
         raise InvalidInput(f"there is no run with the id {run_id}")
     plan = tx.execute(select(chunks).where(chunks.c.run_id == run_id).order_by(chunks.c.number))
-    return replace(_value(row, errors(tx, [run_id])), chunks=tuple(_chunk(one) for one in plan))
+    return replace(_value(row, errors.of(tx, [run_id])), chunks=tuple(_chunk(one) for one in plan))
 
 
 def matching(tx: Tx, prefix: str) -> Run:
@@ -198,28 +263,8 @@ def newest(tx: Tx, *, sync_id: str | None = None, limit: int = 50) -> list[Run]:
     """The newest runs, newest first, of one sync or of all: with their errors, without their chunks."""
     query = _QUERY.order_by(runs.c.planned_at.desc(), runs.c.run_id.desc()).limit(limit)
     rows = tx.execute(query if sync_id is None else query.where(runs.c.sync_id == sync_id)).all()
-    log = errors(tx, [row.run_id for row in rows])
+    log = errors.of(tx, [row.run_id for row in rows])
     return [_value(row, log) for row in rows]
-
-
-def errors(tx: Tx, run_ids: Iterable[str]) -> dict[str, tuple[RunError, ...]]:
-    """What went wrong in those runs, oldest first; a run without errors is not in the answer."""
-    found: defaultdict[str, tuple[RunError, ...]] = defaultdict(tuple)
-    query = select(run_errors).where(run_errors.c.run_id.in_(list(run_ids))).order_by(run_errors.c.error_id)
-    for row in tx.execute(query):
-        found[row.run_id] += (RunError(row.summary, row.code, row.vendor, row.hint, row.retryable, row.at, row.chunk),)
-    return dict(found)
-
-
-def errors_since(tx: Tx, since: datetime) -> dict[str, int]:
-    """How many errors each sync had since then, by sync id; syncs without one are not in the answer."""
-    query = (
-        select(runs.c.sync_id, func.count().label("errors"))
-        .join_from(run_errors, runs)
-        .where(run_errors.c.at >= since)
-        .group_by(runs.c.sync_id)
-    )
-    return {row.sync_id: row.errors for row in tx.execute(query)}
 
 
 def delivered(tx: Tx, sync_id: str, *, generation: int) -> list[SeqRange]:
@@ -260,7 +305,26 @@ def generation_of(tx: Tx, run_id: str) -> int:
     return generation
 
 
-def _held(tx: Tx, run_id: str) -> tuple[Run, Sync]:
+def to_close_off(tx: Tx, sync_id: str) -> list[Run]:
+    """The runs of a sync that were ended by a person or failed, of which something may still be on its way, with their
+    chunks. From now on none of them can go again. Say `closed_off` when nothing of them can arrive any more."""
+    which = (
+        runs.c.sync_id == sync_id,
+        runs.c.state.in_((RunState.CANCELLED, RunState.FAILED)),
+        runs.c.started_at.is_not(None),
+        runs.c.planned,
+        runs.c.closing != CLOSED_OFF,
+    )
+    tx.execute(update(runs).where(*which).values(closing=_CLOSING))
+    return [get(tx, run_id) for run_id in tx.scalars(select(runs.c.run_id).where(*which))]
+
+
+def closed_off(tx: Tx, run_ids: Collection[str]) -> None:
+    """Nothing of these runs can arrive any more."""
+    tx.execute(update(runs).where(runs.c.run_id.in_(list(run_ids))).values(closing=CLOSED_OFF))
+
+
+def held(tx: Tx, run_id: str) -> tuple[Run, Sync]:
     """The run and its sync, held against others. Everyone takes the sync first: two could wait for each other else."""
     sync = syncs.by_id(tx, get(tx, run_id).sync_id, lock=True)
     tx.execute(select(runs.c.run_id).where(runs.c.run_id == run_id).with_for_update())
@@ -286,6 +350,12 @@ def _value(row: Row[Any], log: dict[str, tuple[RunError, ...]]) -> Run:
         finished_at=row.finished_at,
         rows_total=row.rows_total,
         rows_done=row.rows_done,
+        planned=row.planned,
+        scheduled_at=row.scheduled_at,
+        tries=row.tries,
+        retry_at=row.retry_at,
+        bytes_done=row.bytes_done,
+        can_go_again=row.state == RunState.FAILED and row.planned and not row.closing,
         errors=log.get(row.run_id, ()),
     )
 
@@ -304,6 +374,10 @@ def _chunk(row: Row[Any]) -> Chunk:
         replaces_after=row.replaces_after,
         replaces_upto=row.replaces_upto,
         replaces=row.replaces,
+        lane=row.lane,
+        size_bytes=row.size_bytes,
+        begun_at=row.begun_at,
+        done_at=row.done_at,
     )
 
 

@@ -133,6 +133,7 @@ runs = Table(
     Column("tries", Integer, nullable=False, server_default="0"),
     Column("retry_at", Instant),
     Column("bytes_done", BigInteger, nullable=False, server_default="0"),
+    Column("closing", Integer, nullable=False, server_default="0"),  # 1: must not go again, 2: nothing of it can arrive
 )
 
 _active = text("state IN ({})".format(", ".join(f"'{state}'" for state in ACTIVE)))

@@ -4,6 +4,7 @@ IsthmusError
 ├── InvalidInput        what a person gave us is wrong: a file, a setting, a command, a mapping
 ├── StoreError
 │   ├── StoreBusy       another process holds the writer lock, or a commit lost a race        (try again)
+│   ├── StoreAway       a server that holds the store or the ledger does not answer           (try again)
 │   ├── StoreTooNew     the store was written by a newer Isthmus
 │   ├── StoreMissing    there is nothing where the settings point, or it cannot be read
 │   └── StoreFull       no space left on the device
@@ -62,6 +63,12 @@ class StoreError(IsthmusError):
 
 class StoreBusy(StoreError):
     """Another process holds the writer lock, or our commit lost a race."""
+
+    retryable = True
+
+
+class StoreAway(StoreError):
+    """A server that holds the store or the ledger does not answer. What was committed is there."""
 
     retryable = True
 

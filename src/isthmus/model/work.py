@@ -196,6 +196,7 @@ class Run:
     tries: int = 0
     retry_at: datetime | None = None
     bytes_done: int = 0
+    can_go_again: bool = False  # it failed, and nothing was begun in its place
 
     @property
     def active(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,39 +20,19 @@ from typing import Any, TypeVar
 import duckdb
 
 from isthmus import duck
-from isthmus.model.errors import InvalidInput, IsthmusError, StoreBusy, StoreError, StoreFull, StoreMissing, StoreTooNew
-from isthmus.secrets import Secret
+from isthmus.model.errors import (
+    InvalidInput,
+    StoreFull,
+    StoreMissing,
+)
 from isthmus.store import lock, schema
+from isthmus.store.place import Place
 from isthmus.store.scratch import Scratch
+from isthmus.store.trouble import SPACE, translated
 
 T = TypeVar("T")
 
 _ATTEMPTS = 8
-_CONFLICTS = ("database is locked", "Transaction conflict", "write-write conflict", "maximum retry", "serialize access")
-
-
-@dataclass(frozen=True)
-class S3Access:
-    """How to reach the bucket of a scaled store. `endpoint` is empty for Amazon itself."""
-
-    endpoint: str
-    region: str
-    access_key_id: str
-    secret_access_key: Secret
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a store lies. Without `database_url` and `storage_url` it is the folder `root`; with both it is scaled,
-    and `root` holds only temporary files."""
-
-    root: Path
-    database_url: Secret | None = None
-    storage_url: str | None = None
-    s3: S3Access | None = None
-    memory_mb: int = 800
-    threads: int | None = None
-    lock_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -77,12 +58,20 @@ class Lake:
     """An open store. One DuckDB instance; use it from one thread."""
 
     def __init__(
-        self, con: duckdb.DuckDBPyConnection, place: Place, writer_lock: lock.WriterLock, temp: Scratch, spool: Scratch
+        self,
+        con: duckdb.DuckDBPyConnection,
+        place: Place,
+        writer_lock: lock.WriterLock,
+        temp: Scratch,
+        spool: Scratch,
+        beside: Lake | None = None,
     ) -> None:
         self.con = con
         self.place = place
         self._lock = writer_lock
         self._temp, self._spool = temp, spool
+        self._is_first = beside is None
+        self._past: _Past = beside._past if beside else _Past()
 
     @property
     def temp(self) -> Path:
@@ -112,11 +101,7 @@ class Lake:
                 threads=place.threads,
             )
             con.execute("SET ducklake_max_retry_count=100")
-            writer_lock: lock.WriterLock = (
-                lock.PostgresLock(place.database_url, place.lock_timeout_s)
-                if place.database_url
-                else lock.FileLock(place.root / "store" / "writer.lock", place.lock_timeout_s)
-            )
+            writer_lock = _writer_lock(place)
             lake = cls(con, place, writer_lock, temp, spool)
             if not _attached_as_it_is(con, place, writer_lock):
                 with writer_lock.held():  # two first openings at once must not both make the catalog
@@ -131,14 +116,22 @@ class Lake:
             temp.close()
             spool.close()
             if isinstance(e, duckdb.Error):
-                raise _translated(e, place) from e
+                raise translated(e, place) from e
             raise
+
+    def beside(self) -> Lake:
+        """The same open store for another thread: it shares memory, threads and folders with this one, which has to
+        stay open longer."""
+        con = self.con.cursor()
+        con.execute("SET TimeZone='UTC'")
+        return Lake(con, self.place, _writer_lock(self.place), self._temp, self._spool, self)
 
     def close(self) -> None:
         self.con.close()
         self._lock.close()
-        self._temp.close()
-        self._spool.close()
+        if self._is_first:
+            self._temp.close()
+            self._spool.close()
 
     def __enter__(self) -> Lake:
         return self
@@ -157,7 +150,7 @@ class Lake:
                 try:
                     return self._write_once(do)
                 except duckdb.Error as e:
-                    error = _translated(e, self.place)
+                    error = translated(e, self.place)
                     if not error.retryable or attempt == _ATTEMPTS - 1:
                         raise error from e
                     time.sleep(random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2**attempt))
@@ -190,7 +183,7 @@ class Lake:
             try:
                 return do(self.con)
             except duckdb.Error as e:
-                raise _translated(e, self.place) from e
+                raise translated(e, self.place) from e
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -199,7 +192,7 @@ class Lake:
             self.con.execute("BEGIN")
             yield self.con
         except duckdb.Error as e:
-            raise _translated(e, self.place) from e
+            raise translated(e, self.place) from e
         finally:
             self._roll_back()
 
@@ -208,16 +201,13 @@ class Lake:
         try:
             return self.con.execute(sql, parameters).fetchall()
         except duckdb.Error as e:
-            raise _translated(e, self.place) from e
+            raise translated(e, self.place) from e
 
     def query_past(self, sql: str) -> list[tuple[Any, ...]]:
         """Like `query`, for reads `AT (VERSION => …)`. DuckLake gives the optimizer the statistics of the *present*
         table: after a rewrite it would take a condition on the past for always false, or always true."""
-        self.con.execute("SET disabled_optimizers='statistics_propagation'")
-        try:
+        with self._past.without_statistics(self.con):
             return self.query(sql)
-        finally:
-            self.con.execute("RESET disabled_optimizers")
 
     def snapshot(self) -> Snapshot:
         """The present moment of the store."""
@@ -245,6 +235,33 @@ class Lake:
         return frozenset((self.place.root / "store" / "data").rglob("*.parquet"))
 
 
+class _Past:
+    """Switches the optimizer's use of statistics off while anybody reads the past: all threads have one switch."""
+
+    def __init__(self) -> None:
+        self._guard, self._readers = threading.Lock(), 0
+
+    @contextmanager
+    def without_statistics(self, con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        with self._guard:
+            self._readers += 1
+            if self._readers == 1:
+                con.execute("SET disabled_optimizers='statistics_propagation'")
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._readers -= 1
+                if self._readers == 0:
+                    con.execute("RESET disabled_optimizers")
+
+
+def _writer_lock(place: Place) -> lock.WriterLock:
+    if place.database_url:
+        return lock.PostgresLock(place.database_url, place.lock_timeout_s)
+    return lock.FileLock(place.root / "store" / "writer.lock", place.lock_timeout_s)
+
+
 def sync_files(files: Iterable[Path]) -> None:
     """Have these files, and their names in their folders, reach the disk. Raises StoreFull if the disk refuses."""
     # Not syncfs: it also waits for all that others are writing to the same disk.
@@ -257,7 +274,7 @@ def sync_files(files: Iterable[Path]) -> None:
             finally:
                 os.close(descriptor)
     except OSError as e:
-        raise StoreFull(f"the store's files could not be written to disk: {e.strerror}", hint=_SPACE) from e
+        raise StoreFull(f"the store's files could not be written to disk: {e.strerror}", hint=SPACE) from e
 
 
 def _attach(con: duckdb.DuckDBPyConnection, place: Place, options: str = "") -> None:
@@ -318,40 +335,8 @@ def _make_folders(place: Place) -> tuple[Scratch, Scratch]:
         return Scratch(place.root / "tmp"), Scratch(place.root / "spool")
     except OSError as e:
         if e.errno == 28:
-            raise StoreFull(f"no space left for {place.root}", hint=_SPACE) from e
+            raise StoreFull(f"no space left for {place.root}", hint=SPACE) from e
         raise StoreMissing(
             f"the home folder {place.root} cannot be used: {e.strerror}",
             hint="set ISTHMUS_HOME (or --home) to a folder that you may read and write",
         ) from e
-
-
-_SPACE = "free some space and run the same command again: what was finished is kept, the rest is done then"
-
-
-def _translated(e: duckdb.Error, place: Place) -> IsthmusError:
-    """A DuckDB error as one of ours. The engine gives classes for few of these, so its words must do."""
-    text = str(e)
-    if place.database_url is not None:
-        for hidden in lock.passwords(place.database_url):
-            text = text.replace(hidden, "•••")
-    if "No space left on device" in text or "Disk quota exceeded" in text or "exceeds available disk space" in text:
-        return StoreFull("the disk is full", hint=_SPACE, vendor=text)
-    if "DuckLake" in text and ("version" in text and "supported" in text):
-        return StoreTooNew(
-            "the store was written by a newer version", hint="upgrade Isthmus to open this store", vendor=text
-        )
-    if any(word in text for word in _CONFLICTS):
-        return StoreBusy("another process is writing to the store", hint="try again in a moment", vendor=text)
-    if isinstance(e, duckdb.OutOfMemoryException):
-        return StoreError(
-            "the store ran out of the memory it may use", hint="raise ISTHMUS_MEMORY_MB and try again", vendor=text
-        )
-    if any(
-        word in text.lower() for word in ("unable to connect to postgres", "could not connect", "could not establish")
-    ):
-        return StoreMissing(
-            "the store's database or bucket does not answer",
-            hint="check ISTHMUS_DATABASE_URL, ISTHMUS_STORAGE_URL and ISTHMUS_S3_ENDPOINT, and that both servers run",
-            vendor=text,
-        )
-    return StoreError("the store's engine failed", hint="the vendor's own words say more", vendor=text)

@@ -11,7 +11,8 @@ import duckdb
 from isthmus import duck
 from isthmus.model.errors import InvalidInput
 from isthmus.store import schema
-from isthmus.store.lake import Lake, Place
+from isthmus.store.lake import Lake
+from isthmus.store.place import Place
 
 # What would reach around the views: the catalog's own database, and functions that run a text as SQL elsewhere.
 _AROUND = re.compile(r"__ducklake_metadata|postgres_|sqlite_|\bquery(_table)?\s*\(", re.IGNORECASE)

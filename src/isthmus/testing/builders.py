@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from isthmus.duck import connect, identifier, row_digest
 from isthmus.ledger.database import open_ledger
 from isthmus.model.table import DELETED, SEQ, Batch, SeqRange, Table, Tally
-from isthmus.store.lake import Lake, Place
+from isthmus.store.lake import Lake
+from isthmus.store.place import Place
 
 Row = Mapping[str, Any]
 

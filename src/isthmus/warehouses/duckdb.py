@@ -23,7 +23,7 @@ from isthmus.warehouses.types import DUCKDB
 
 MEMORY_MB = 500
 
-_TRAITS = Traits(title="DuckDB file", loads=True, reads=True)
+_TRAITS = Traits(title="DuckDB file", loads=True, reads=True, loads_at_once=1)
 _NEWEST = "_isthmus_newest"
 
 

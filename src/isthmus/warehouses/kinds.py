@@ -47,6 +47,12 @@ def fields(kind: str) -> tuple[Field, ...]:
     return tuple(found)
 
 
+def loads_at_once(kind: str, given: int | None) -> int:
+    """How many chunks a connection of that kind takes at once, if `given` is what a person set for it."""
+    usual = _config(kind).traits.loads_at_once
+    return usual if usual == 1 or given is None else given
+
+
 def build(kind: str, values: Mapping[str, object]) -> Config:
     """The config of a kind from plain values; secrets are given as `Secret`. Touches no network.
 

@@ -26,7 +26,7 @@ CONNECT_TIMEOUT_S = 15
 
 # Lower case, so that a person can write these names without quotes.
 _SCHEMAS = {"default_import_schema": "klaviyo_import_from_dwh", "default_temp_schema": "klaviyo_tmp"}
-_TRAITS = Traits(title="PostgreSQL", loads=True, reads=True, **_SCHEMAS)
+_TRAITS = Traits("PostgreSQL", True, True, 4, **_SCHEMAS)
 _STAGE = "_isthmus_stage"
 
 

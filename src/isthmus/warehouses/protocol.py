@@ -24,6 +24,7 @@ class Traits:
     title: str  # as a person writes it: "Amazon Redshift"
     loads: bool
     reads: bool
+    loads_at_once: int = 4  # chunks, unless a connection says otherwise; 1: it never takes more
     default_import_schema: str = "KLAVIYO_IMPORT_FROM_DWH"
     default_temp_schema: str = "KLAVIYO_TMP"
 

@@ -20,6 +20,7 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("tries", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("runs", sa.Column("retry_at", _instant))
     op.add_column("runs", sa.Column("bytes_done", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("runs", sa.Column("closing", sa.Integer(), nullable=False, server_default="0"))
     op.execute("UPDATE runs SET scheduled_at = planned_at")
     op.create_index("runs_by_planned_at", "runs", ["planned_at"], unique=False)
     op.add_column("chunks", sa.Column("lane", sa.Integer(), nullable=False, server_default="0"))

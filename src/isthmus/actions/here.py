@@ -1,0 +1,167 @@
+"""This process as one that carries out runs itself, because a person asked for it and no worker is there to do it.
+
+For as long as it does it is a worker among others: known in the ledger, with a presence, and given up when it dies.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+
+from isthmus.app import App
+from isthmus.exports.deliver import Delivery
+from isthmus.ledger import connections, dues, lanes, runs, syncs, workers
+from isthmus.ledger.database import Tx
+from isthmus.ledger.presence import Presence, new_worker_id, place, presence
+from isthmus.model.errors import IsthmusError, RunStopped, SyncBusy
+from isthmus.model.work import ACTIVE, Attempt, Run, RunState, Sync
+from isthmus.runs import retry
+from isthmus.runs.attempt import Ended, Hands, Report, carry_out
+from isthmus.store.lake import Lake
+from isthmus.warehouses import kinds
+
+_BEAT_S = 1.0
+_LOOK_S = 0.5
+
+
+@contextmanager
+def present(app: App) -> Iterator[Here]:
+    """Be there, as a command, until the end of the context."""
+    own = presence(app.home / "workers", app.settings.database_url)
+    worker_id = new_worker_id()
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(_BEAT_S):
+            with suppress(IsthmusError), app.ledger.transaction() as tx:
+                workers.beat(tx, worker_id, at=app.now())
+
+    own.hold(worker_id)
+    try:
+        with app.ledger.transaction() as tx:
+            workers.join(tx, worker_id, role="command", place=place(), at=app.now())
+        beating = threading.Thread(target=beat, name="beat", daemon=True)
+        beating.start()
+        try:
+            yield Here(app, own, worker_id, app.now())
+        finally:
+            over.set()
+            beating.join(5)
+            with suppress(IsthmusError), app.ledger.transaction() as tx:
+                workers.leave(tx, worker_id)
+    finally:
+        own.close()
+
+
+class Here:
+    """What this process can do while it is present. `since` is when it came."""
+
+    def __init__(self, app: App, own: Presence, worker_id: str, since: datetime) -> None:
+        self._app, self._presence, self.worker_id, self.since = app, own, worker_id, since
+
+    def workers(self) -> bool:
+        """Whether somebody takes up runs by himself."""
+        with self._app.ledger.reading() as tx:
+            there = [w.worker_id for w in workers.every(tx) if w.takes_runs]
+        return bool(set(there) - self._presence.gone(there))
+
+    def forget_the_dead(self) -> None:
+        """Take from processes that have ended what they were at. Workers do so all the time."""
+        with self._app.ledger.reading() as tx:
+            there = [w.worker_id for w in workers.every(tx) if w.worker_id != self.worker_id]
+            there += [worker_id for worker_id in lanes.going(tx).values() if worker_id != self.worker_id]
+        gone = self._presence.gone(there)
+        if gone:
+            with self._app.ledger.transaction() as tx:
+                lanes.lost(tx, gone, limit=retry.MAX_DEATHS, at=self._app.now())
+                for worker_id in gone:
+                    workers.leave(tx, worker_id)
+
+    def run(self, name: str, report: Report) -> Run | None:
+        """Carry out the run of a sync that is under way or, if there is none, the next one: the run as it is then.
+
+        Raises what stopped it."""
+        self.forget_the_dead()
+        now = self._app.now()
+        with self._app.ledger.transaction() as tx:
+            sync = syncs.named(tx, name)
+            active = runs.active(tx, sync.sync_id)
+            attempts = dues.start(tx, sync.sync_id, at=now) if active is None else self._taken_up(tx, active, now)
+            begun = {a: lanes.begin(tx, a, self.worker_id, at=now) for a in attempts}
+        run: Run | None = None
+        for attempt, its in begun.items():
+            if its is not None:
+                run = self.carry(attempt, its, report)
+        return run
+
+    def _taken_up(self, tx: Tx, active: Run, now: datetime) -> list[Attempt]:
+        busy = [a for a in lanes.going(tx) if a.run_id == active.run_id]
+        if busy:
+            raise SyncBusy(
+                f"a run of {active.sync_name!r} is under way in another process ({active.run_id})",
+                hint=f"it goes on there; see `isthmus sync show {active.sync_name}`",
+            )
+        return lanes.queue(tx, active.run_id, at=now)
+
+    def carry(self, attempt: Attempt, run: Run, report: Report) -> Run:
+        """Carry out one attempt that these hands hold. Raises what stopped it."""
+        with self._app.ledger.reading() as tx:
+            sync = syncs.by_id(tx, run.sync_id)
+        hands = Hands(self.worker_id, self._app.now, report=report, alone=True)
+        ended: Ended = carry_out(self._app.ledger, delivery_of(self._app, sync), attempt, hands, begun=run)
+        if ended.error is not None:
+            raise ended.error
+        assert ended.run is not None
+        return ended.run
+
+    def hand_over(self, name: str, report: Report, *, wait: bool) -> Run | None:
+        """Have the workers bring a sync up to date. See `syncing.run_sync`."""
+        while True:
+            now = self._app.now()
+            with self._app.ledger.transaction() as tx:
+                sync = syncs.named(tx, name)
+                active = runs.active(tx, sync.sync_id)
+                if active is None:
+                    dues.start(tx, sync.sync_id, at=now)
+                    active = runs.active(tx, sync.sync_id)
+                elif active.state is RunState.RETRYING:
+                    lanes.queue(tx, active.run_id, at=now)
+            assert active is not None
+            if not wait:
+                return active
+            done = self._waited(active.run_id, report)
+            if done.state is RunState.COMPLETED and done.planned_at >= self.since:
+                return done if done.chunks else None
+            if done.state is not RunState.COMPLETED:
+                raise _what_stopped(done)
+
+    def _waited(self, run_id: str, report: Report) -> Run:
+        while True:
+            with self._app.ledger.reading() as tx:
+                run = runs.get(tx, run_id)
+            report(run, run.rows_done)
+            if run.state not in ACTIVE or run.state is RunState.PAUSED:
+                return run
+            if not self.workers():
+                raise RunStopped(
+                    f"the run {run_id} waits: no worker is there any more", hint=f"isthmus sync run {run.sync_name}"
+                )
+            time.sleep(_LOOK_S)
+
+
+def _what_stopped(run: Run) -> IsthmusError:
+    if run.state is RunState.FAILED and run.errors:
+        last = run.errors[-1]
+        return RunStopped(last.summary, hint=last.hint, code=last.code, vendor=last.vendor)
+    return RunStopped(f"the run {run.run_id} is {run.state.value}", hint=f"isthmus run show {run.run_id}")
+
+
+def delivery_of(app: App, sync: Sync, lake: Lake | None = None) -> Delivery:
+    """What runs of a sync need, on this store, or on the given view of it for a thread."""
+    with app.ledger.reading() as tx:
+        connection = connections.by_id(tx, sync.connection_id)
+    at_once = kinds.loads_at_once(connection.kind, connection.concurrency)
+    return Delivery(lake or app.lake, app.ledger, app.config(connection), app.now, at_once)

@@ -1,0 +1,178 @@
+"""Housekeeping: what every worker does each second beside its runs. Whoever comes first does it; the others pass.
+
+Who is gone, what they left, what is due, what is old. The engine decides nothing here: it is told what the ledger says,
+so that a run goes on even if the engine lost it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from isthmus.ledger import connections, dues, lanes, syncs, workers
+from isthmus.ledger.database import Ledger
+from isthmus.ledger.lanes import Waiting
+from isthmus.ledger.presence import Presence
+from isthmus.ledger.workers import Worker
+from isthmus.model.errors import InvalidInput, SyncBusy
+from isthmus.model.work import Attempt, Sync, SyncState
+from isthmus.runs import retry, schedule
+from isthmus.runs.engine import AttemptState, Engine
+
+SILENT_S = 10.0
+"""A worker whose beat has not moved for so long, by the clock of the one who looks, counts as gone."""
+
+JUMP_S = 5.0
+"""The wall clock may be off by so much from what has really passed before that is a jump."""
+
+_ALONE = 1
+
+LimitOf = Callable[[str, int | None], int]
+"""How many lanes a connection may have going at once: from its kind and what was set for it."""
+
+
+@dataclass
+class Housekeeping:
+    """One worker's view of all others. `tick` is safe at any time, on any number of workers at once."""
+
+    ledger: Ledger
+    presence: Presence
+    engine: Engine
+    worker_id: str
+    alone: bool  # no other process takes up runs here: those that did are gone, however they look
+    limit_of: LimitOf
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float] = time.monotonic
+    _beats: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _clocks: tuple[datetime, float] | None = None
+
+    def tick(self) -> None:
+        """Look after everything once."""
+        with self.ledger.reading() as tx:
+            there = workers.every(tx)
+        self.engine.hear(self._limits())
+        with self.ledger.alone(_ALONE) as first:
+            if first:
+                gone = self._gone(there)
+                self._take_from(gone)
+                self.engine.resume_orphans(self._live)
+                self._reconcile()
+                self._start_what_is_due()
+
+    def enqueue(self, waiting: Waiting, delay_s: float = 0.0) -> None:
+        """Tell the engine of a lane that waits."""
+        limit = self.limit_of(waiting.kind, waiting.concurrency)
+        with self.ledger.transaction() as tx:
+            self.engine.enqueue(tx, waiting.attempt, partition=waiting.connection_id, limit=limit, delay_s=delay_s)
+
+    def _limits(self) -> set[int]:
+        with self.ledger.reading() as tx:
+            return {self.limit_of(kind, given) for kind, given in connections.in_use(tx)}
+
+    def _live(self) -> set[str]:
+        with self.ledger.reading() as tx:
+            return {w.worker_id for w in workers.every(tx)}
+
+    def _gone(self, there: list[Worker]) -> set[str]:
+        """Those whose process has ended, and those that have been silent for too long."""
+        others = [w for w in there if w.worker_id != self.worker_id]
+        gone = self.presence.gone([w.worker_id for w in others])
+        seen = self.monotonic()
+        for worker in others:
+            beat, since = self._beats.get(worker.worker_id, (-1, seen))
+            if beat != worker.beat:
+                self._beats[worker.worker_id] = (worker.beat, seen)
+            elif seen - since > SILENT_S or (self.alone and worker.takes_runs):
+                gone.add(worker.worker_id)
+        for worker_id in set(self._beats) - {w.worker_id for w in others}:
+            del self._beats[worker_id]
+        return gone
+
+    def _take_from(self, gone: set[str]) -> None:
+        if not gone:
+            return
+        with self.ledger.transaction() as tx:
+            lanes.lost(tx, gone, limit=retry.MAX_DEATHS, at=self.now())
+            for worker_id in gone:
+                workers.leave(tx, worker_id)
+
+    def _reconcile(self) -> None:
+        """Have the engine know what the ledger says: every lane that waits, and none that ended without a word."""
+        with self.ledger.reading() as tx:
+            queued = lanes.waiting(tx)
+            going = lanes.going(tx)
+            live = {w.worker_id for w in workers.every(tx)}
+        if not queued and not going:
+            return
+        states = self.engine.states([*(w.attempt for w in queued), *going])
+        now = self.now()
+        for waiting in queued:
+            state = states.get(waiting.attempt)
+            wait_s = (waiting.due_at - now).total_seconds() if waiting.due_at else 0.0
+            if wait_s > retry.LONGEST_S + JUMP_S:  # the clock was put back: nobody meant to wait for that long
+                self._again(waiting.attempt, None)
+            elif state is None:
+                self.enqueue(waiting, max(0.0, wait_s))
+            elif state is AttemptState.OVER:
+                self._again(waiting.attempt, None)
+        for attempt, worker_id in going.items():
+            if worker_id not in live:  # of a worker that nobody knows any more
+                with self.ledger.transaction() as tx:
+                    lanes.lost(tx, [worker_id], limit=retry.MAX_DEATHS, at=now)
+            elif states.get(attempt) is AttemptState.OVER:  # it could not even say that it failed
+                self._again(attempt, worker_id)
+
+    def _again(self, attempt: Attempt, worker_id: str | None) -> None:
+        with self.ledger.transaction() as tx:
+            lanes.again(tx, attempt, worker_id, at=self.now())
+        self.engine.cancel([attempt])
+
+    def _start_what_is_due(self) -> None:
+        now = self.now()
+        if self._clock_jumped(now):
+            self._realign(now)
+        with self.ledger.reading() as tx:
+            due = dues.due(tx, now)
+        for sync in due:
+            self._start(sync, now)
+
+    def _start(self, sync: Sync, now: datetime) -> None:
+        """One run however many were missed; none if one is under way. A sync is never started twice for one moment."""
+        following = _following(sync, now)
+        with self.ledger.transaction() as tx:
+            present = syncs.by_id(tx, sync.sync_id, lock=True)
+            if present.next_due != sync.next_due or present.state is not SyncState.ENABLED:
+                return
+            dues.set_due(tx, sync.sync_id, following)
+            try:
+                queued = dues.start(tx, sync.sync_id, at=now)
+            except SyncBusy:
+                return
+            for waiting in lanes.waiting(tx, [attempt.run_id for attempt in queued]):
+                limit = self.limit_of(waiting.kind, waiting.concurrency)
+                self.engine.enqueue(tx, waiting.attempt, partition=waiting.connection_id, limit=limit)
+
+    def _clock_jumped(self, now: datetime) -> bool:
+        seen = self.monotonic()
+        was, self._clocks = self._clocks, (now, seen)
+        if was is None:
+            return True  # what others did before us, with what clock, nobody knows
+        passed = (now - was[0]).total_seconds() - (seen - was[1])
+        return abs(passed) > JUMP_S
+
+    def _realign(self, now: datetime) -> None:
+        """No sync may be due later than its schedule says from now on: it would seem to sleep."""
+        with self.ledger.transaction() as tx:
+            for sync in syncs.every(tx):
+                following = _following(sync, now)
+                if sync.next_due is not None and following is not None and sync.next_due > following:
+                    dues.set_due(tx, sync.sync_id, following)
+
+
+def _following(sync: Sync, now: datetime) -> datetime | None:
+    try:
+        return schedule.read(sync.schedule).following(now, sync.sync_id)
+    except InvalidInput:
+        return now + timedelta(days=1)  # written by another version: look again tomorrow, do not stop for all others
