@@ -253,7 +253,7 @@ def _store_differences(app: App) -> Iterator[str]:
     with app.ledger.reading() as tx:
         from isthmus.ledger import runs
 
-        if any(runs.active(tx, sync.sync_id) for sync in syncing.list_syncs(app)):
+        if any(runs.active(tx, sync.sync_id) for sync, _ in syncing.list_syncs(app)):
             yield "a run is still under way"
 
 

@@ -56,6 +56,19 @@ def present(app: App) -> Iterator[Here]:
         own.close()
 
 
+def workers_there(app: App) -> bool:
+    """Whether a worker is at work, so that what is scheduled starts by itself."""
+    with app.ledger.reading() as tx:
+        there = [w.worker_id for w in workers.every(tx) if w.takes_runs]
+    if not there:
+        return False
+    own = presence(app.home / "workers", app.settings.database_url)
+    try:
+        return bool(set(there) - own.gone(there))
+    finally:
+        own.close()
+
+
 class Here:
     """What this process can do while it is present. `since` is when it came."""
 

@@ -98,6 +98,30 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def size(size_bytes: int) -> str:
+    """Bytes as a person reads them."""
+    if size_bytes < 1000:
+        return f"{size_bytes} B"
+    value = float(size_bytes)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 1000 or unit == "TB":
+            break
+    return f"{value:.1f} {unit}"
+
+
+def duration(seconds: float | None) -> str | None:
+    """A time as a person reads it: what matters of it."""
+    if seconds is None:
+        return None
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 @contextmanager
 def progress(title: str, *, quiet: bool) -> Iterator[Any]:
     """A bar on stderr; call what it gives with (done, total or None). Nothing is shown where nobody looks."""

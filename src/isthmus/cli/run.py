@@ -9,26 +9,34 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.actions import syncing
-from isthmus.cli.common import Home, Json, RunId, opened, out, print_json, print_rows, say, shown
-from isthmus.model.work import Run
+from isthmus.cli.common import Home, Json, RunId, duration, opened, out, print_json, print_rows, say, shown, size
+from isthmus.model import status
+from isthmus.model.work import Chunk, Run
 
 commands = typer.Typer(no_args_is_help=True)
 
 
 def described(run: Run) -> dict[str, Any]:
     """A run as plain values, for JSON."""
+    at = status.progress(run)
     return {
         "run_id": run.run_id,
         "sync": run.sync_name,
         "kind": run.kind,
         "state": run.state,
+        "status": status.of_run(run),
+        "progress": asdict(at),
         "after": run.after,
         "upto": run.upto,
-        "planned_at": run.planned_at,
+        "scheduled_at": run.scheduled_at,
+        "planned_at": run.planned_at if run.planned else None,
         "started_at": run.started_at,
         "finished_at": run.finished_at,
         "rows_done": run.rows_done,
         "rows_total": run.rows_total,
+        "bytes_done": run.bytes_done,
+        "tries": run.tries,
+        "retry_at": run.retry_at,
         "chunks": [asdict(c) for c in run.chunks],
         "errors": [asdict(e) for e in run.errors],
     }
@@ -36,10 +44,18 @@ def described(run: Run) -> dict[str, Any]:
 
 def print_runs(runs: Sequence[Run]) -> None:
     print_rows(
-        ("run", "sync", "kind", "state", "rows", "started", "finished"),
-        [(r.run_id, r.sync_name, r.kind, r.state, r.rows_done, r.started_at, r.finished_at) for r in runs],
+        ("run", "sync", "kind", "status", "rows", "size", "started", "finished"),
+        [
+            (r.run_id, r.sync_name, r.kind, told(r), r.rows_done, size(r.bytes_done), r.started_at, r.finished_at)
+            for r in runs
+        ],
         empty="No runs yet.",
     )
+
+
+def told(run: Run) -> str:
+    """The status of a run with what belongs to it."""
+    return status.words(status.of_run(run), run, shown=shown(run.retry_at) if run.retry_at else "")
 
 
 @commands.command("list")
@@ -66,16 +82,47 @@ def show(run_id: RunId, home: Home = None, as_json: Json = False) -> None:
         if as_json:
             print_json(described(found))
             return
-        for name in ("run_id", "sync_name", "kind", "state", "started_at", "finished_at", "rows_done", "rows_total"):
-            say(f"{name.replace('_', ' '):16}{shown(getattr(found, name))}")
+        at = status.progress(found)
+        for label, value in (
+            ("run", found.run_id),
+            ("sync", found.sync_name),
+            ("kind", found.kind),
+            ("status", told(found)),
+            ("scheduled", found.scheduled_at),
+            ("started", found.started_at),
+            ("finished", found.finished_at),
+            ("rows", f"{at.rows_done:,} of {at.rows_total:,}" if found.planned else "not counted yet"),
+            ("size", size(found.bytes_done)),
+            ("time left", duration(at.seconds_left) if found.active else None),
+            ("errors in a row", found.tries or None),
+        ):
+            if value is not None:
+                say(f"{label:16}{shown(value)}")
         out.print()
         print_rows(
-            ("chunk", "table", "part", "window", "rows", "done"),
-            [(c.number, c.table, c.part, f"({c.seqs_after}, {c.seqs_upto}]", c.rows, c.done) for c in found.chunks],
-            empty="The run had nothing to send.",
+            ("chunk", "lane", "table", "part", "window", "rows", "size", "took", "done"),
+            [
+                (
+                    *(c.number, c.lane, c.table, c.part, f"({c.seqs_after}, {c.seqs_upto}]", c.rows),
+                    *(size(c.size_bytes) if c.done else None, took(c), c.done),
+                )
+                for c in found.chunks
+            ],
+            empty="The run has nothing to send." if found.planned else "What the run has to send is not known yet.",
         )
         for e in found.errors:
-            say(f"\n{shown(e.at)}  {e.code}: {e.summary}\n  {e.vendor}\n  {e.hint}".rstrip())
+            again = "will be tried again" if e.retryable else "needs a person"
+            say(f"\n{shown(e.at)}  {e.code}: {e.summary} ({again}; attempt {e.attempt}, {e.chunk})")
+            for part in (e.vendor, e.hint):
+                if part:
+                    say(f"  {part}")
+
+
+def took(chunk: Chunk) -> str | None:
+    """How long a chunk took, the last time it was begun."""
+    if not chunk.done or chunk.begun_at is None or chunk.done_at is None:
+        return None
+    return duration((chunk.done_at - chunk.begun_at).total_seconds())
 
 
 @commands.command()
@@ -86,4 +133,4 @@ def cancel(run_id: RunId, home: Home = None, as_json: Json = False) -> None:
         if as_json:
             print_json(described(found))
         else:
-            say(f"{found.run_id} is {found.state.value}.")
+            say(f"{found.run_id}: {told(found)}.")

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from isthmus.actions import syncing
+from isthmus.actions.here import workers_there
+from isthmus.app import App
 from isthmus.cli import run as run_words
 from isthmus.cli.common import Home, Json, Name, opened, out, print_json, print_rows, progress, say, shown
 from isthmus.exports.prove import Proof
-from isthmus.model.work import Sync
+from isthmus.model import status
+from isthmus.model.work import Run, Sync, SyncState
 
 commands = typer.Typer(no_args_is_help=True)
 
 
-def described(sync: Sync) -> dict[str, Any]:
+def described(sync: Sync, newest: Run | None) -> dict[str, Any]:
     """A sync as plain values, for JSON."""
     return {
         "name": sync.name,
         "connection": sync.connection_name,
         "direction": "export",
         "state": sync.state,
+        "status": status.of_sync(sync, newest),
         "schedule": sync.schedule,
+        "next_run": next_run(sync),
         "complete_up_to": sync.fresh_at,
+        "failures_in_a_row": sync.failures,
+        "paused_because": sync.paused_because,
+        "freshness_limit_s": sync.freshness_limit_s,
         "watermark": sync.watermark,
         "generation": sync.generation,
         "profiles": sync.selection.profiles,
@@ -41,13 +50,25 @@ def list_(home: Home = None, as_json: Json = False) -> None:
     with opened(home, as_json) as app:
         found = syncing.list_syncs(app)
         if as_json:
-            print_json([described(s) for s in found])
+            print_json([described(s, newest) for s, newest in found])
         else:
             print_rows(
-                ("name", "connection", "state", "schedule", "complete up to"),
-                [(s.name, s.connection_name, s.state, s.schedule, s.fresh_at) for s in found],
+                ("name", "connection", "status", "schedule", "next run", "complete up to"),
+                [
+                    (
+                        s.name,
+                        s.connection_name,
+                        told(s, r),
+                        s.schedule,
+                        next_run(s),
+                        s.fresh_at,
+                    )
+                    for s, r in found
+                ],
                 empty="No syncs yet. Describe one in a file and `isthmus apply` it.",
             )
+            if any(s.next_due or s.schedule != "manual" for s, _ in found) and not workers_there(app):
+                out.print("\nNo worker is at work, so nothing starts by itself: isthmus serve", style="yellow")
 
 
 @commands.command()
@@ -55,13 +76,26 @@ def show(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Show one sync with its newest runs."""
     with opened(home, as_json) as app:
         sync, runs = syncing.show_sync(app, name)
+        newest = next(iter(runs), None)
         if as_json:
-            print_json({**described(sync), "runs": [run_words.described(r) for r in runs]})
+            print_json({**described(sync, newest), "runs": [run_words.described(r) for r in runs]})
             return
-        for label, value in described(sync).items():
-            print_value(label, value)
+        for label, value in described(sync, newest).items():
+            if value not in (None, "", 0):
+                print_value(label, told(sync, newest) if label == "status" else value)
         out.print()
         run_words.print_runs(runs)
+
+
+def next_run(sync: Sync) -> datetime | None:
+    """When the next run is due; None if there is none, or nobody has worked it out yet."""
+    return sync.next_due if sync.state is SyncState.ENABLED else None
+
+
+def told(sync: Sync, newest: Run | None) -> str:
+    """The status of a sync with what belongs to it."""
+    at = shown(newest.retry_at) if newest and newest.retry_at else ""
+    return status.words(status.of_sync(sync, newest), newest, shown=at)
 
 
 def print_value(label: str, value: object) -> None:
@@ -106,26 +140,30 @@ def run(
 def pause(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Stop a sync at its next chunk; nothing delivered is undone."""
     with opened(home, as_json) as app:
-        _tell_state(syncing.pause_sync(app, name), as_json)
+        syncing.pause_sync(app, name)
+        _tell_state(app, name, as_json)
 
 
 @commands.command()
 def resume(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Let a paused sync go on where it was stopped."""
     with opened(home, as_json) as app:
-        _tell_state(syncing.resume_sync(app, name), as_json)
+        syncing.resume_sync(app, name)
+        _tell_state(app, name, as_json)
 
 
 @commands.command()
 def reactivate(name: Name, home: Home = None, as_json: Json = False) -> None:
     """Enable a sync and deliver its whole history again, in place of what is there."""
     with opened(home, as_json) as app:
-        _tell_state(syncing.reactivate_sync(app, name), as_json)
+        syncing.reactivate_sync(app, name)
+        _tell_state(app, name, as_json)
 
 
-def _tell_state(sync: Sync, as_json: bool) -> None:
+def _tell_state(app: App, name: str, as_json: bool) -> None:
+    sync, found = syncing.show_sync(app, name, runs_shown=1)
     if as_json:
-        print_json(described(sync))
+        print_json(described(sync, next(iter(found), None)))
     else:
         say(f"{sync.name} is {sync.state.value}.")
 
