@@ -259,11 +259,12 @@ class DuckDBWarehouse:
             (rows,) = self._row(f"SELECT count(*) FROM {_from(relation)}")
             return Count(rows)
         moment = identifier(window.changed_at)
-        rows, first, last = self._row(
-            f"SELECT count(*), {_microseconds(f'min({moment})')}, {_microseconds(f'max({moment})')} "
-            f"FROM {_from(relation)} WHERE {where}"
+        hashed = sql.names([window.changed_at, *([window.key] if window.key else [])])
+        rows, first, last, checksum, now = self._row(
+            f"SELECT count(*), {_microseconds(f'min({moment})')}, {_microseconds(f'max({moment})')}, "
+            f"coalesce(sum(hash({hashed})::HUGEINT), 0), epoch_us(now()) FROM {_from(relation)} WHERE {where}"
         )
-        return Count(rows, sql.instant(first), sql.instant(last))
+        return Count(rows, sql.instant(first), sql.instant(last), int(checksum), sql.instant(now))
 
     def _where(self, relation: Relation, window: Window | None) -> str:
         if window is None:

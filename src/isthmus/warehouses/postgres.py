@@ -260,11 +260,14 @@ class PostgresWarehouse:
             return Count(self._execute(f"SELECT count(*) FROM {origin}")[0][0])
         where = _where(relation, window, self._described(origin))
         moment = identifier(window.changed_at)
-        rows, first, last = self._execute(
+        hashed = ", ".join(f"{identifier(c)}::text" for c in (window.changed_at, window.key) if c)
+        rows, first, last, checksum, now = self._execute(
             f"SELECT count(*), {postgres_sql.microseconds(f'min({moment})')}, "
-            f"{postgres_sql.microseconds(f'max({moment})')} FROM {origin} WHERE {where}"
+            f"{postgres_sql.microseconds(f'max({moment})')}, "
+            f"coalesce(sum(hashtextextended(concat_ws('|', {hashed}), 0)), 0)::text, "
+            f"{postgres_sql.microseconds('clock_timestamp()')} FROM {origin} WHERE {where}"
         )[0]
-        return Count(rows, sql.instant(first), sql.instant(last))
+        return Count(rows, sql.instant(first), sql.instant(last), int(checksum), sql.instant(now))
 
     def _from(self, relation: Relation) -> str:
         if relation.kind == "query":

@@ -21,7 +21,8 @@ _SETTINGS = {
     # Nothing waits for ever: not for somebody else's lock, not for a statement gone wrong.
     "lock_timeout": f"{LOCK_TIMEOUT_S}s",
     "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
-    "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_S}s",
+    # A worker that is frozen between two statements must not keep others from the same rows.
+    "idle_in_transaction_session_timeout": "60s",
 }
 SESSION = "SELECT " + ", ".join(f"set_config({literal(n)}, {literal(v)}, false)" for n, v in _SETTINGS.items())
 """Said first in every session. One statement rather than parameters of the connection: poolers refuse those."""

@@ -43,21 +43,31 @@ class Relation:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a relation by one of its columns, both ends included, in the order (changed_at, key)."""
+    """A stretch of a relation by one of its columns, both ends included, in the order (changed_at, key).
+
+    With `nulls` it is the rows whose changed-at is NULL instead, which no stretch holds.
+    """
 
     changed_at: str
     key: str | None
     start: datetime | None
     end: datetime | None
+    nulls: bool = False
 
 
 @dataclass(frozen=True)
 class Count:
-    """How many rows, and the lowest and highest changed-at among them (None without a window)."""
+    """How many rows and, of a window, the lowest and highest changed-at among them.
+
+    `checksum` is of changed-at and key, whatever the order of the rows: equal to an earlier one of the same window means
+    that no row was added, removed or changed since. `now` is the warehouse's own time. Both None without a window.
+    """
 
     rows: int
     first: datetime | None = None
     last: datetime | None = None
+    checksum: int | None = None
+    now: datetime | None = None
 
 
 def setting(

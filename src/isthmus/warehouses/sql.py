@@ -92,6 +92,8 @@ def in_window(window: Window | None, theirs: str) -> str:
     """
     if window is None:
         return "true"
+    if window.nulls:
+        return f"{identifier(window.changed_at)} IS NULL"
     # The literal has the column's own kind of time, so that the warehouse can use its index or zone maps.
     kind = "TIMESTAMPTZ" if "with time zone" in theirs.lower() else "TIMESTAMP"
     bounds = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,36 @@ class Reading(Situations):
         )
         assert opened.count(relation, window=everything).last == MOMENT + 4 * second
         opened.close()
+
+    def test_rows_without_a_moment_are_a_window_of_their_own(self, config: Config, tmp_path: Path) -> None:
+        relation = self.orders(config, tmp_path)
+        opened = config.open()
+        nowhere = Window("loaded_at", "order_id", None, None, nulls=True)
+        assert self.ids(opened, relation, window=nowhere) == ["9"]
+        assert opened.count(relation, window=nowhere).rows == 1
+        opened.close()
+
+    def test_a_window_has_another_checksum_as_soon_as_its_rows_are_others(self, config: Config, tmp_path: Path) -> None:
+        def row(n: int, seconds: int) -> dict[str, Any]:
+            return {"order_id": f"{n}", "loaded_at": MOMENT + timedelta(seconds=seconds), "amount": 1.0}
+
+        sums = []
+        several: list[list[dict[str, Any]]] = [
+            [row(1, 0), row(2, 5)],
+            [row(2, 5), row(1, 0)],
+            [row(1, 0), row(3, 5)],
+            [row(1, 1), row(2, 4)],
+            [row(1, 0), row(2, 5), row(3, 5)],
+        ]
+        for i, rows in enumerate(several):
+            relation = self.expose(config, replace(self.ORDERS, name=f"orders_{i}"), rows, tmp_path)
+            opened = config.open()
+            count = opened.count(relation, window=Window("loaded_at", "order_id", MOMENT, None))
+            sums.append((count.rows, count.first, count.last, count.checksum))
+            assert count.now is not None and count.now.tzinfo is not None
+            opened.close()
+        assert sums[0] == sums[1]
+        assert len(set(sums)) == 4
 
     def test_other_questions_may_be_asked_while_rows_are_read(self, config: Config, tmp_path: Path) -> None:
         rows = [{"order_id": f"{n}", "loaded_at": MOMENT, "amount": 1.0} for n in range(200_000)]
