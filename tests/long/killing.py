@@ -28,6 +28,7 @@ PATIENCE_S = 120
 BY_HAND = "random moment"
 _PRELOADED = ["__main__", "isthmus.actions.syncing", "isthmus.actions.people", "isthmus.actions.applying"]
 _DRIVERS = ["isthmus.testing.killing", "isthmus.warehouses.kinds", "adbc_driver_postgresql.dbapi", "psycopg"]
+_DRIVERS += ["isthmus.cli.main", "dbos"]
 
 DEATHS: Mapping[str, Sequence[str]] = {
     "make": (BY_HAND, "store statement", "ledger commit", BY_HAND, "store commit"),
@@ -194,24 +195,24 @@ def _write_export(home: Home, connection: dict[str, object]) -> None:
 # The end
 
 
-def found_wrong(home: Home, story: Story) -> list[str]:
+def found_wrong(home: Home, story: Story, export: str = EXPORT) -> list[str]:
     """One more run, and then everything that is not as it must be: in the store by the files, in the warehouse by the
     store, and left behind on disk."""
     with App(home.settings()) as app:
-        again = syncing.run_sync(app, EXPORT)
+        again = syncing.run_sync(app, export)
         wrong = [] if again is None else [f"one more run found {again.rows_done} rows to send"]
-        proof = syncing.verify_sync(app, EXPORT)
+        proof = syncing.verify_sync(app, export)
         wrong += [f"verify: {w}" for w in proof.windows if not w.equal]
         wrong += differences(app.lake.con, story)
-        wrong += _warehouse_differences(app)
+        wrong += _warehouse_differences(app, export)
         wrong += _store_differences(app)
     wrong += [f"left behind: {path}" for path in _left_behind(home)]
     return wrong
 
 
-def _warehouse_differences(app: App) -> Iterator[str]:
+def _warehouse_differences(app: App, export: str) -> Iterator[str]:
     """Each table of the warehouse against the store's views, row by row."""
-    sync = app.sync(EXPORT)
+    sync = app.sync(export)
     config: Any = app.config(app.connection(sync.connection_name))
     ours = {
         "metric": "SELECT * EXCLUDE (seq) REPLACE (id::VARCHAR AS id), seq AS _isthmus_seq FROM metrics",

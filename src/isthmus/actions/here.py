@@ -89,7 +89,7 @@ class Here:
         gone = self._presence.gone(there)
         if gone:
             with self._app.ledger.transaction() as tx:
-                lanes.lost(tx, gone, limit=retry.MAX_DEATHS, at=self._app.now())
+                lanes.lost(tx, gone, deaths=retry.MAX_DEATHS, failures_limit=retry.MAX_FAILURES, at=self._app.now())
                 for worker_id in gone:
                     workers.leave(tx, worker_id)
 

@@ -141,14 +141,15 @@ def fail(
 def settle(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Run | None:
     """A lane has no chunk left. The last one to say so completes the run, which is the answer; else None.
 
-    Raises RunStopped if the lane is somebody else's or the run ended meanwhile.
+    None too if the run was stopped meanwhile: the worker is off the lane then. Raises RunStopped if it is somebody
+    else's.
     """
     run, sync = runs.held(tx, attempt.run_id)
     if not is_held(tx, attempt, worker_id):
         raise RunStopped(f"the run {attempt.run_id} is in other hands by now")
     _set(tx, attempt, state=LaneState.IDLE, worker_id=None, deaths=0)
     if run.state not in GOING:
-        raise RunStopped(f"the run {attempt.run_id} is {run.state}")
+        return None
     if any(not chunk.done for chunk in run.chunks):
         _restate(tx, attempt.run_id)
         return None
@@ -159,14 +160,15 @@ def settle(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Run | N
 
 def queue(tx: Tx, run_id: str, *, at: datetime) -> list[Attempt]:
     """Let a run that stopped go on: queue its lanes that have work and nobody at them. The run is scheduled then, or
-    running if a worker has not even noticed that it was to stop.
+    running if a worker has not even noticed that it was to stop. What went wrong before does not count any more.
 
     Raises SyncBusy if it cannot: a newer run is active, or has moved the watermark.
     """
     run, _ = runs.held(tx, run_id)
     if run.state not in (RunState.SCHEDULED, RunState.RUNNING):
         runs.set_state(tx, run_id, RunState.SCHEDULED, at=at)
-    tx.execute(update(runs_table).where(runs_table.c.run_id == run_id).values(retry_at=None))
+    tx.execute(update(runs_table).where(runs_table.c.run_id == run_id).values(retry_at=None, tries=0))
+    tx.execute(update(lanes).where(lanes.c.run_id == run_id).values(deaths=0))
     left = _with_work(tx, run_id) if run.planned else {0}
     found = tx.execute(
         select(lanes).where(lanes.c.run_id == run_id, lanes.c.state != LaneState.GOING).order_by(lanes.c.lane)
@@ -178,9 +180,9 @@ def queue(tx: Tx, run_id: str, *, at: datetime) -> list[Attempt]:
     return queued
 
 
-def lost(tx: Tx, gone: Collection[str], *, limit: int, at: datetime) -> list[Attempt]:
-    """Queue the lanes of workers that are gone. A lane at which `limit` of them died in a row fails its run: something
-    in it kills whoever tries. A verification that nobody is at is cancelled."""
+def lost(tx: Tx, gone: Collection[str], *, deaths: int, failures_limit: int, at: datetime) -> list[Attempt]:
+    """Queue the lanes of workers that are gone. A lane at which so many `deaths` came in a row fails its run: something
+    in it kills whoever tries; see `fail` for the limit of that. A verification that nobody is at is cancelled."""
     found = tx.execute(select(lanes).where(lanes.c.state == LaneState.GOING, lanes.c.worker_id.in_(list(gone)))).all()
     queued: list[Attempt] = []
     for row in found:
@@ -192,13 +194,13 @@ def lost(tx: Tx, gone: Collection[str], *, limit: int, at: datetime) -> list[Att
             runs.set_state(tx, run.run_id, RunState.CANCELLED, at=at)
         if run.state not in GOING or run.kind is RunKind.VERIFICATION:
             _set(tx, attempt, state=LaneState.IDLE, worker_id=None)
-        elif row.deaths + 1 >= limit:
+        elif row.deaths + 1 >= deaths:
             summary = f"the process died {row.deaths + 1} times in a row at the same place"
             hint = "look at the worker's memory and its logs; the run goes on with the next one or `isthmus sync run`"
             error = RunError(summary, "WorkerDied", "", hint, False, at, f"lane {row.lane}", row.attempt)
             runs.fail(tx, run.run_id, error)
             _idle(tx, run.run_id)
-            failures.failed(tx, sync.sync_id, because=summary, limit=limit, at=at)
+            failures.failed(tx, sync.sync_id, because=summary, limit=failures_limit, at=at)
         else:
             # The same attempt: the engine knows it too and gives it to another worker.
             _set(tx, attempt, state=LaneState.QUEUED, worker_id=None, due_at=at, deaths=row.deaths + 1)
@@ -234,12 +236,12 @@ def going(tx: Tx) -> dict[Attempt, str]:
 
 
 def again(tx: Tx, attempt: Attempt, worker_id: str | None, *, at: datetime) -> Attempt | None:
-    """Queue a lane anew whose attempt ended without a word. None if it is not as it was any more."""
+    """Queue a lane anew, to be begun at once, whose attempt ended without a word. None if it is not as it was."""
     runs.held(tx, attempt.run_id)
     lane = _one(tx, attempt)
     if lane is None or lane.attempt != attempt.number or lane.worker_id != worker_id or lane.state == LaneState.IDLE:
         return None
-    queued = _queue_again(tx, lane, due_at=lane.due_at or at)
+    queued = _queue_again(tx, lane, due_at=at)
     _restate(tx, attempt.run_id)
     return queued
 

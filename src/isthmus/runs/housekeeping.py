@@ -94,7 +94,7 @@ class Housekeeping:
         if not gone:
             return
         with self.ledger.transaction() as tx:
-            lanes.lost(tx, gone, limit=retry.MAX_DEATHS, at=self.now())
+            lanes.lost(tx, gone, deaths=retry.MAX_DEATHS, failures_limit=retry.MAX_FAILURES, at=self.now())
             for worker_id in gone:
                 workers.leave(tx, worker_id)
 
@@ -120,7 +120,7 @@ class Housekeeping:
         for attempt, worker_id in going.items():
             if worker_id not in live:  # of a worker that nobody knows any more
                 with self.ledger.transaction() as tx:
-                    lanes.lost(tx, [worker_id], limit=retry.MAX_DEATHS, at=now)
+                    lanes.lost(tx, [worker_id], deaths=retry.MAX_DEATHS, failures_limit=retry.MAX_FAILURES, at=now)
             elif states.get(attempt) is AttemptState.OVER:  # it could not even say that it failed
                 self._again(attempt, worker_id)
 

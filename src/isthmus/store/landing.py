@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import phonenumbers
@@ -22,19 +23,24 @@ from isthmus.store.lake import Lake, Write
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a source has got: rows taken so far, what became of them, and whether that was all of them."""
+    """How far a source has got: rows taken so far, what became of them, and whether that was all of them.
+
+    `cursor` is what the import of a relation needs beside (`imports.cursor`), as JSON-ready values.
+    """
 
     rows: int
     done: bool
     counts: Counts
+    cursor: dict[str, Any] | None = None
 
     def as_text(self) -> str:
-        return json.dumps({"rows": self.rows, "done": self.done, "counts": self.counts.as_dict()})
+        values = {"rows": self.rows, "done": self.done, "counts": self.counts.as_dict()}
+        return json.dumps(values if self.cursor is None else values | {"cursor": self.cursor})
 
     @classmethod
     def from_text(cls, text: str) -> Progress:
         values = json.loads(text)
-        return cls(values["rows"], values["done"], Counts.from_dict(values["counts"]))
+        return cls(values["rows"], values["done"], Counts.from_dict(values["counts"]), values.get("cursor"))
 
 
 def progress(lake: Lake, source: str) -> Progress | None:
@@ -58,8 +64,10 @@ class Landing:
         label: str,
         key: str,
         phone_region: str | None = None,
+        numbered: bool = True,
     ) -> None:
-        self.lake, self.mapping, self.label, self.key = lake, mapping, label, key
+        """`numbered` says that a row's number means something to a person; the rows of a relation have none."""
+        self.lake, self.mapping, self.label, self.key, self._numbered = lake, mapping, label, key, numbered
         self.mapped = mapped.build(mapping, columns, lines=lines)
         self.kinds = self.mapped.identifiers
         self.phone_region = phone_region
@@ -68,13 +76,21 @@ class Landing:
         self._lines = lines
 
     def land(
-        self, batch: pa.Table, so_far: Progress, *, refused: pa.Table | None = None, done: bool, record: bool = True
+        self,
+        batch: pa.Table,
+        so_far: Progress,
+        *,
+        refused: pa.Table | None = None,
+        done: bool,
+        record: bool = True,
+        cursor: dict[str, Any] | None = None,
     ) -> Progress:
         """Land `batch` (the columns `n`, rising row numbers, and the source's), after what `so_far` says is in.
 
         `refused` are rows that did not come as far as a batch, as `rejections.keep` wants them. With `record` the
         progress is kept in the same transaction, so that a landing that was cut off goes on behind its last whole
-        batch. Landing a batch again changes nothing. Raises StoreError; then nothing of this batch is in the store.
+        batch. Landing a batch again changes nothing. `cursor` is kept with it, and always. Raises StoreError; then nothing
+        of this batch is in the store.
         """
         con = self.lake.con
         con.register("incoming", batch)
@@ -87,12 +103,21 @@ class Landing:
                 raise InvalidInput(
                     f"{self.label} has a value that cannot be converted: {e}", hint="send that column as text"
                 ) from e
-            return self.lake.write(lambda write: self._land(write, batch.num_rows, so_far, refused, done, record))
+            return self.lake.write(
+                lambda write: self._land(write, batch.num_rows, so_far, refused, done, record, cursor)
+            )
         finally:
             con.unregister("incoming")
 
     def _land(
-        self, write: Write, size: int, so_far: Progress, refused: pa.Table | None, done: bool, record: bool
+        self,
+        write: Write,
+        size: int,
+        so_far: Progress,
+        refused: pa.Table | None,
+        done: bool,
+        record: bool,
+        cursor: dict[str, Any] | None,
     ) -> Progress:
         con = write.con
         identity.resolve(write, self.kinds)
@@ -121,9 +146,9 @@ class Landing:
         total = Counts()
         total.add(so_far.counts)
         total.add(counts)
-        reached = Progress(so_far.rows + size, done, total)
+        reached = Progress(so_far.rows + size, done, total, cursor)
         # A landing that was begun must also be closed, or its file would count as unfinished for ever.
-        if record and (write.touched or not done or so_far.rows):
+        if record and (write.touched or not done or so_far.rows or cursor is not None):
             write.touched = True
             con.execute("DELETE FROM lake.import_state WHERE source = guard(?)", [self.key])
             con.execute(
@@ -175,7 +200,7 @@ class Landing:
             rejections.keep_from(
                 write,
                 f"SELECT {literal(self.label)} AS source, '{self.mapping.data}' AS data, "
-                'p.n AS row_number, p."column", '
+                f'{"p.n" if self._numbered else "NULL"} AS row_number, p."column", '
                 f"p.reason, p.message, {self.mapped.payload} AS payload, p.landed "
                 f"FROM ({' UNION ALL '.join(parts)}) p JOIN incoming USING (n)",
             )
