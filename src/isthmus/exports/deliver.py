@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from isthmus.exports import plan
-from isthmus.ledger import lanes, runs, syncs
+from isthmus.ledger import closing, lanes, syncs
 from isthmus.ledger.database import Ledger
 from isthmus.model.errors import InvalidInput
 from isthmus.model.table import Batch, SeqRange, Table
@@ -149,7 +149,7 @@ def _close_off(delivery: Delivery, sync: Sync) -> None:
     The batch it is at is loaded here, empty: its receipt then tells the late one that it was there before.
     """
     with delivery.ledger.transaction() as tx:
-        ended = runs.to_close_off(tx, sync.sync_id)  # from here on none of them can be taken up again
+        ended = closing.to_close_off(tx, sync.sync_id)  # from here on none of them can be taken up again
     left = [run.chunks[n] for run in ended for n in lanes.left_open(run)]
     if not ended:
         return
@@ -164,7 +164,7 @@ def _close_off(delivery: Delivery, sync: Sync) -> None:
     finally:
         warehouse.close()
     with delivery.ledger.transaction() as tx:
-        runs.closed_off(tx, [run.run_id for run in ended])
+        closing.closed_off(tx, [run.run_id for run in ended])
 
 
 def _went_further(delivery: Delivery, sync: Sync) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -20,9 +19,6 @@ from isthmus.model.work import ACTIVE, GOING, Chunk, Run, RunError, RunKind, Run
 
 DELIVERING = (RunKind.HISTORICAL, RunKind.PERIODIC)
 """Kinds of run that move the watermark. A repair loads again what was delivered before."""
-
-
-_CLOSING, CLOSED_OFF = 1, 2
 
 
 def new_run_id() -> str:
@@ -305,23 +301,9 @@ def generation_of(tx: Tx, run_id: str) -> int:
     return generation
 
 
-def to_close_off(tx: Tx, sync_id: str) -> list[Run]:
-    """The runs of a sync that were ended by a person or failed, of which something may still be on its way, with their
-    chunks. From now on none of them can go again. Say `closed_off` when nothing of them can arrive any more."""
-    which = (
-        runs.c.sync_id == sync_id,
-        runs.c.state.in_((RunState.CANCELLED, RunState.FAILED)),
-        runs.c.started_at.is_not(None),
-        runs.c.planned,
-        runs.c.closing != CLOSED_OFF,
-    )
-    tx.execute(update(runs).where(*which).values(closing=_CLOSING))
-    return [get(tx, run_id) for run_id in tx.scalars(select(runs.c.run_id).where(*which))]
-
-
-def closed_off(tx: Tx, run_ids: Collection[str]) -> None:
-    """Nothing of these runs can arrive any more."""
-    tx.execute(update(runs).where(runs.c.run_id.in_(list(run_ids))).values(closing=CLOSED_OFF))
+def set_counts(tx: Tx, run_id: str, counts: dict[str, Any]) -> None:
+    """Keep what became of the rows of an import's run."""
+    tx.execute(update(runs).where(runs.c.run_id == run_id).values(counts=counts))
 
 
 def held(tx: Tx, run_id: str) -> tuple[Run, Sync]:
@@ -355,6 +337,7 @@ def _value(row: Row[Any], log: dict[str, tuple[RunError, ...]]) -> Run:
         tries=row.tries,
         retry_at=row.retry_at,
         bytes_done=row.bytes_done,
+        counts=row.counts or {},
         can_go_again=row.state == RunState.FAILED and row.planned and not row.closing,
         errors=log.get(row.run_id, ()),
     )

@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from isthmus.model.work import ACTIVE
 
-HEAD = "0002"
+HEAD = "0003"
 VERSION_TABLE = "ledger_version"
 
 
@@ -109,6 +109,7 @@ syncs = Table(
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("paused_because", String),  # NULL: by a person, or not at all
     Column("freshness_limit_s", BigInteger),
+    Column("intake", JSON(none_as_null=True)),  # of an import: relation, mapping, look-back; NULL: an export
 )
 
 runs = Table(
@@ -133,6 +134,7 @@ runs = Table(
     Column("tries", Integer, nullable=False, server_default="0"),
     Column("retry_at", Instant),
     Column("bytes_done", BigInteger, nullable=False, server_default="0"),
+    Column("counts", JSON(none_as_null=True)),  # of an import: landed, repeated, rejected …
     Column("closing", Integer, nullable=False, server_default="0"),  # 1: must not go again, 2: nothing of it can arrive
 )
 

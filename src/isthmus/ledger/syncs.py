@@ -13,7 +13,22 @@ from isthmus.ledger.database import Change, Tx, new_id
 from isthmus.ledger.names import unknown
 from isthmus.ledger.schema import connections, runs, syncs
 from isthmus.model.errors import InvalidInput
-from isthmus.model.work import ACTIVE, ConnectionState, RunState, Scope, Selection, Sync, SyncState
+from isthmus.model.mapping import Data, parse
+from isthmus.model.work import (
+    ACTIVE,
+    LOOK_BACK_S,
+    ConnectionState,
+    Direction,
+    Intake,
+    RunState,
+    Scope,
+    Selection,
+    Sync,
+    SyncState,
+)
+
+Due = Callable[[str], datetime | None]
+"""When the next run of the sync with that id is due."""
 
 _BEGINNING = {
     "watermark": 0,
@@ -34,56 +49,107 @@ def apply_export(
     schedule: str,
     at: datetime,
     freshness_limit_s: int | None = None,
-    due: Callable[[str], datetime | None] = lambda sync_id: None,
+    due: Due = lambda sync_id: None,
 ) -> tuple[Sync, Change]:
     """Make the export `name` be as given. What is the same already is left alone and reported as unchanged.
 
     Another selection or connection restarts the sync (see `restart`); another schedule or limit does not. A disabled
-    sync becomes Enabled, a paused one stays paused. Raises InvalidInput if the connection is unknown or removed.
+    sync becomes Enabled, a paused one stays paused. Raises InvalidInput if the connection is unknown or removed, or
+    the name is that of an import.
 
     A sync that is new, restarted or enabled again has no `next_due`: unless it is manual, that means now. After a mere
     change of its schedule the next run is when `due`, asked with the sync's id, says; one that is due now stays so.
     """
+    values: dict[str, Any] = {"connection_id": connection_id, "selection": asdict(selection), "intake": None}
+    values |= {"schedule": schedule, "freshness_limit_s": freshness_limit_s}
+
+    def compared(was: Sync) -> tuple[bool, bool]:
+        again = _meaning(was.selection) != _meaning(selection) or was.connection_id != connection_id
+        return again, again
+
+    return _apply(tx, name, Direction.EXPORT, values, compared, at, due)
+
+
+def apply_import(
+    tx: Tx,
+    *,
+    name: str,
+    connection_id: str,
+    intake: dict[str, Any],
+    schedule: str,
+    at: datetime,
+    freshness_limit_s: int | None = None,
+    due: Due = lambda sync_id: None,
+) -> tuple[Sync, Change]:
+    """Make the import `name` be as given; see `apply_export` for what is the same for both.
+
+    `intake` is as `intake_of` reads it. Another mapping or relation changes what comes from now on: a table may be
+    swapped for a view. Only another connection, kind of data or changed-at column begins again from the start, for
+    what was read before says nothing then.
+    """
+    given = intake_of(intake)
+    values: dict[str, Any] = {"connection_id": connection_id, "selection": asdict(Selection()), "intake": intake}
+    values |= {"schedule": schedule, "freshness_limit_s": freshness_limit_s}
+
+    def compared(was: Sync) -> tuple[bool, bool]:
+        assert was.intake is not None
+        again = (
+            was.connection_id != connection_id
+            or was.intake.data != given.data
+            or was.intake.mapping.changed_at != given.mapping.changed_at
+        )
+        return again, was.intake != given or again
+
+    return _apply(tx, name, Direction.IMPORT, values, compared, at, due)
+
+
+def intake_of(document: dict[str, Any]) -> Intake:
+    """An import's wish as it is kept: data, relation or query, look_back_s, and the mapping as a person wrote it."""
+    data: Data = document["data"]
+    return Intake(
+        data=data,
+        relation=document.get("relation", ""),
+        query=document.get("query", ""),
+        look_back_s=document.get("look_back_s", LOOK_BACK_S),
+        mapping=parse(document["mapping"], data),
+    )
+
+
+def _apply(
+    tx: Tx,
+    name: str,
+    direction: Direction,
+    values: dict[str, Any],
+    compared: Callable[[Sync], tuple[bool, bool]],
+    at: datetime,
+    due: Due,
+) -> tuple[Sync, Change]:
+    """`compared` says of the sync as it was whether it begins again, and whether anything about it is new."""
     state = tx.scalar(
-        select(connections.c.state).where(connections.c.connection_id == connection_id).with_for_update(read=True)
+        select(connections.c.state)
+        .where(connections.c.connection_id == values["connection_id"])
+        .with_for_update(read=True)
     )
     if state is None or state == ConnectionState.DISABLED:
-        raise InvalidInput(f"the connection of the export {name!r} is not there any more", hint="apply it again")
+        raise InvalidInput(f"the connection of the {direction} {name!r} is not there any more", hint="apply it again")
     sync_id = tx.scalar(select(syncs.c.sync_id).where(syncs.c.name == name).with_for_update())
     if sync_id is None:
         sync_id = new_id("sync")
-        tx.execute(
-            insert(syncs).values(
-                sync_id=sync_id,
-                name=name,
-                connection_id=connection_id,
-                selection=asdict(selection),
-                schedule=schedule,
-                state=SyncState.ENABLED,
-                generation=1,
-                created_at=at,
-                updated_at=at,
-                freshness_limit_s=freshness_limit_s,
-                **_BEGINNING,
-            )
-        )
+        fixed = {"sync_id": sync_id, "name": name, "state": SyncState.ENABLED, "generation": 1, "created_at": at}
+        tx.execute(insert(syncs).values(**fixed, **values, updated_at=at, **_BEGINNING))
         return by_id(tx, sync_id), Change.CREATED
     was = by_id(tx, sync_id)
-    again = _meaning(was.selection) != _meaning(selection) or was.connection_id != connection_id
+    if was.direction is not direction:
+        raise InvalidInput(f"there is an {was.direction} of the name {name!r}", hint="give this one another name")
+    again, new = compared(was)
     back = was.state == SyncState.DISABLED
-    same = was.schedule == schedule and was.freshness_limit_s == freshness_limit_s
-    if same and not again and not back:
+    same = was.schedule == values["schedule"] and was.freshness_limit_s == values["freshness_limit_s"]
+    if same and not new and not back:
         return was, Change.UNCHANGED
-    changed: dict[str, Any] = {
-        "connection_id": connection_id,
-        "selection": asdict(selection),
-        "schedule": schedule,
-        "freshness_limit_s": freshness_limit_s,
-        "updated_at": at,
-    }
+    changed: dict[str, Any] = {**values, "updated_at": at}
     if back:
         changed |= {"state": SyncState.ENABLED, "next_due": None, "failures": 0, "paused_because": None}
-    elif was.schedule != schedule and not _due_now(was):
+    elif was.schedule != values["schedule"] and not _due_now(was):
         changed["next_due"] = due(sync_id)
     tx.execute(update(syncs).where(syncs.c.sync_id == sync_id).values(changed))
     if again:
@@ -226,6 +292,7 @@ def _value(row: Row[Any]) -> Sync:
         failures=row.failures,
         paused_because=row.paused_because or "",
         freshness_limit_s=row.freshness_limit_s,
+        intake=None if row.intake is None else intake_of(row.intake),
     )
 
 

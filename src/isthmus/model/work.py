@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
+
+from isthmus.model.mapping import Data, Mapping
 
 
 class RunKind(StrEnum):
@@ -83,6 +86,37 @@ class Selection:
     table_prefix: str = "klaviyo_"
 
 
+class Direction(StrEnum):
+    EXPORT = "export"
+    IMPORT = "import"
+
+
+LOOK_BACK_S = 3600
+"""How long after its changed-at time a row may become visible in a warehouse and still be found, unless a person says
+otherwise: a transaction that was open for so long, a loader that stamps first and delivers later."""
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What an import brings in: the rows of a relation, through a mapping.
+
+    `relation` is "schema.name", a name in the import schema, or empty if there is a `query`. Rows count as new until
+    `look_back_s` after the time in their changed-at column. `backfill` marks events as history that sets nothing off.
+    """
+
+    data: Data
+    relation: str
+    mapping: Mapping
+    query: str = ""
+    look_back_s: int = LOOK_BACK_S
+    backfill: bool = False
+
+    @property
+    def what(self) -> str:
+        """As a person names it."""
+        return self.relation or "a query"
+
+
 @dataclass(frozen=True)
 class Scope:
     """The fixed bounds of one generation of an export: what its first run may take from the past.
@@ -125,6 +159,11 @@ class Sync:
     failures: int = 0
     paused_because: str = ""
     freshness_limit_s: int | None = None
+    intake: Intake | None = None  # of an import; then the selection says nothing
+
+    @property
+    def direction(self) -> Direction:
+        return Direction.EXPORT if self.intake is None else Direction.IMPORT
 
 
 @dataclass(frozen=True)
@@ -197,6 +236,7 @@ class Run:
     retry_at: datetime | None = None
     bytes_done: int = 0
     can_go_again: bool = False  # it failed, and nothing was begun in its place
+    counts: dict[str, Any] = field(default_factory=dict)  # of an import: what became of the rows
 
     @property
     def active(self) -> bool:
