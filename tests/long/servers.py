@@ -33,6 +33,13 @@ class Crashing:
         if self._again:
             self._again.wait()
 
+    def freeze(self) -> None:
+        """Have it answer nothing, until `thaw`."""
+        os.kill(self._process_id, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._process_id, signal.SIGCONT)
+
     def restart(self) -> None:
         self._again = subprocess.Popen(
             self._arguments,
