@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from isthmus.exports import plan
 from isthmus.exports.deliver import Delivery, tables_of
 from isthmus.ledger import dues, lanes, runs
-from isthmus.model.errors import InvalidInput
+from isthmus.model.errors import InvalidInput, RunStopped
 from isthmus.model.table import SeqRange, Table, Tally
 from isthmus.model.tables import named
 from isthmus.model.work import Attempt, Chunk, Run, RunError, RunKind, RunState, Sync
@@ -139,9 +139,12 @@ def end(delivery: Delivery, attempt: Attempt, worker_id: str, error: RunError | 
         if not lanes.is_held(tx, attempt, worker_id):
             return
         if error is None:
-            lanes.settle(tx, attempt, worker_id, at=delivery.now())
+            done = lanes.settle(tx, attempt, worker_id, at=delivery.now())
         else:
-            runs.fail(tx, attempt.run_id, error)
+            done = runs.fail(tx, attempt.run_id, error)
+            lanes.goes_on(tx, attempt, worker_id)  # it does not, and so the lane is free
+    if done is None:
+        raise RunStopped(f"the verification {attempt.run_id} was stopped", hint="verify again")
 
 
 def repair(delivery: Delivery, sync: Sync, proof: Proof, worker_id: str) -> tuple[Attempt, Run] | None:

@@ -242,6 +242,8 @@ def again(tx: Tx, attempt: Attempt, worker_id: str | None, *, at: datetime) -> A
     if lane is None or lane.attempt != attempt.number or lane.worker_id != worker_id or lane.state == LaneState.IDLE:
         return None
     queued = _queue_again(tx, lane, due_at=at)
+    later = (runs_table.c.run_id == attempt.run_id, runs_table.c.retry_at > at)
+    tx.execute(update(runs_table).where(*later).values(retry_at=at))
     _restate(tx, attempt.run_id)
     return queued
 

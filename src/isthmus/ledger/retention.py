@@ -35,7 +35,7 @@ def gc(ledger: Ledger, *, now: datetime, keep: timedelta) -> int:
             ids = _old(tx, before, empty_before)
             for table in (chunks, lanes, run_errors, runs):
                 tx.execute(delete(table).where(table.c.run_id.in_(ids)))
-            if not ids:
+            if len(ids) < _STEP:
                 _others(tx, before)
         removed += len(ids)
         if len(ids) < _STEP:

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from isthmus.ledger import dues, lanes, runs
 from isthmus.ledger.database import Ledger, Tx
 from isthmus.model.errors import IsthmusError, RunStopped, StoreFull, StoreMissing
-from isthmus.model.work import Attempt, Chunk, Run, RunError, RunState
+from isthmus.model.work import GOING, Attempt, Chunk, Run, RunError, RunState
 from isthmus.runs import retry
 
 Report = Callable[[Run, int], None]
@@ -49,6 +49,10 @@ class Work(Protocol):
 
     def can_go_on(self, run: Run) -> bool:
         """Whether the chunks of a planned run can still be done: what they are made from is kept."""
+        ...
+
+    def outcome(self, run: Run) -> dict[str, Any]:
+        """What to keep of a run whose chunks are all done. Raises InvalidInput if that is no success."""
         ...
 
     def open(self, run: Run) -> AbstractContextManager[Callable[[Chunk, Still], Done]]:
@@ -92,7 +96,7 @@ def carry_out(ledger: Ledger, work: Work, attempt: Attempt, hands: Hands, *, beg
         if not run.planned:
             run = work.plan(run, _keeper(attempt, hands))
         elif any(not c.done for c in run.chunks) and not work.can_go_on(run):
-            return _give_up(ledger, run, hands)
+            return _give_up(ledger, run, attempt, hands)
         done = sum(c.rows for c in run.chunks if c.done)
         hands.report(run, done)
         todo = [c for c in run.chunks if not c.done and c.lane == attempt.lane]
@@ -123,9 +127,14 @@ def carry_out(ledger: Ledger, work: Work, attempt: Attempt, hands: Hands, *, beg
                     if hands.stopping() and chunk is not todo[-1]:
                         return _hand_over(ledger, attempt, hands)
         at = "closing"
+        counts = work.outcome(run)
         with ledger.transaction() as tx:
-            finished = lanes.settle(tx, attempt, hands.worker_id, at=hands.now())
-            return Ended(finished or runs.get(tx, run.run_id))
+            if counts:
+                runs.set_counts(tx, run.run_id, counts)
+            present = lanes.settle(tx, attempt, hands.worker_id, at=hands.now()) or runs.get(tx, run.run_id)
+        if present.state not in (RunState.COMPLETED, *GOING):
+            raise _stopped(run, present.state)
+        return Ended(present)
     except RunStopped as e:
         with ledger.reading() as tx:
             return Ended(runs.get(tx, run.run_id), e)
@@ -171,10 +180,14 @@ def _hand_over(ledger: Ledger, attempt: Attempt, hands: Hands) -> Ended:
     return Ended(run, RunStopped("this process is to end; another one goes on with the run"))
 
 
-def _give_up(ledger: Ledger, run: Run, hands: Hands) -> Ended:
+def _give_up(ledger: Ledger, run: Run, attempt: Attempt, hands: Hands) -> Ended:
     """The store's moment of the run is gone. What it delivered stays; the next run begins at the watermark."""
     with ledger.transaction() as tx:
+        state = lanes.goes_on(tx, attempt, hands.worker_id)
+        if state is not RunState.RUNNING:
+            return Ended(runs.get(tx, run.run_id), _stopped(run, state))
         cancelled = runs.set_state(tx, run.run_id, RunState.CANCELLED, at=hands.now())
+        lanes.goes_on(tx, attempt, hands.worker_id)
         dues.set_due(tx, run.sync_id, None)
     return Ended(cancelled, stale=True)
 

@@ -17,12 +17,14 @@ from isthmus.ledger.lanes import Waiting
 from isthmus.ledger.presence import Presence
 from isthmus.ledger.workers import Worker
 from isthmus.model.errors import InvalidInput, SyncBusy
-from isthmus.model.work import Attempt, Sync, SyncState
+from isthmus.model.work import Attempt, Sync
 from isthmus.runs import retry, schedule
 from isthmus.runs.engine import AttemptState, Engine
 
 SILENT_S = 10.0
 """A worker whose beat has not moved for so long, by the clock of the one who looks, counts as gone."""
+
+HEARD_S = 2.5
 
 JUMP_S = 5.0
 """The wall clock may be off by so much from what has really passed before that is a jump."""
@@ -45,17 +47,20 @@ class Housekeeping:
     limit_of: LimitOf
     now: Callable[[], datetime]
     monotonic: Callable[[], float] = time.monotonic
-    _beats: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _beats: dict[str, tuple[int, float]] = field(default_factory=dict)  # the last one, and the silence since
+    _looked: float | None = None
     _clocks: tuple[datetime, float] | None = None
 
     def tick(self) -> None:
         """Look after everything once."""
+        seen = self.monotonic()
         with self.ledger.reading() as tx:
             there = workers.every(tx)
+        silent_s = self._listened(there, seen)
         self.engine.hear(self._limits())
         with self.ledger.alone(_ALONE) as first:
             if first:
-                gone = self._gone(there)
+                gone = self._gone(there, silent_s)
                 self._take_from(gone)
                 self.engine.resume_orphans(self._live)
                 self._reconcile()
@@ -75,19 +80,27 @@ class Housekeeping:
         with self.ledger.reading() as tx:
             return {w.worker_id for w in workers.every(tx)}
 
-    def _gone(self, there: list[Worker]) -> set[str]:
+    def _listened(self, there: list[Worker], seen: float) -> dict[str, float]:
+        """For how long each worker has been silent, as heard by one who looks now and looked before.
+
+        Between two looks not more than `HEARD_S` counts: whoever was frozen or cut off himself has heard nothing.
+        """
+        passed = min(seen - self._looked, HEARD_S) if self._looked is not None else 0.0
+        self._looked = self.monotonic()
+        beats, self._beats = self._beats, {}
+        for worker in there:
+            beat, silent_s = beats.get(worker.worker_id, (-1, 0.0))
+            self._beats[worker.worker_id] = (worker.beat, silent_s + passed if beat == worker.beat else 0.0)
+        return {worker_id: silent_s for worker_id, (_, silent_s) in self._beats.items()}
+
+    def _gone(self, there: list[Worker], silent_s: dict[str, float]) -> set[str]:
         """Those whose process has ended, and those that have been silent for too long."""
         others = [w for w in there if w.worker_id != self.worker_id]
         gone = self.presence.gone([w.worker_id for w in others])
-        seen = self.monotonic()
         for worker in others:
-            beat, since = self._beats.get(worker.worker_id, (-1, seen))
-            if beat != worker.beat:
-                self._beats[worker.worker_id] = (worker.beat, seen)
-            elif seen - since > SILENT_S or (self.alone and worker.takes_runs):
+            silent = silent_s[worker.worker_id]
+            if silent > SILENT_S or (self.alone and worker.takes_runs and silent > 0):
                 gone.add(worker.worker_id)
-        for worker_id in set(self._beats) - {w.worker_id for w in others}:
-            del self._beats[worker_id]
         return gone
 
     def _take_from(self, gone: set[str]) -> None:
@@ -126,8 +139,9 @@ class Housekeeping:
 
     def _again(self, attempt: Attempt, worker_id: str | None) -> None:
         with self.ledger.transaction() as tx:
-            lanes.again(tx, attempt, worker_id, at=self.now())
-        self.engine.cancel([attempt])
+            queued = lanes.again(tx, attempt, worker_id, at=self.now())
+        if queued is not None:
+            self.engine.cancel([attempt])
 
     def _start_what_is_due(self) -> None:
         now = self.now()
@@ -143,7 +157,7 @@ class Housekeeping:
         following = _following(sync, now)
         with self.ledger.transaction() as tx:
             present = syncs.by_id(tx, sync.sync_id, lock=True)
-            if present.next_due != sync.next_due or present.state is not SyncState.ENABLED:
+            if (present.next_due, present.schedule, present.state) != (sync.next_due, sync.schedule, sync.state):
                 return
             dues.set_due(tx, sync.sync_id, following)
             try:
