@@ -1,7 +1,7 @@
 """A worker as anybody starts it, on warehouses that are in trouble and with a clock that may be wrong.
 
-`work` runs in a process of its own: it patches what a test has a say in, then it is `isthmus serve` or a
-`worker`. What goes wrong is read from a file, so that the test can change it at any time; every load is noted in another one.
+`work` runs in a process of its own: it patches what a test has a say in, then it is `isthmus serve` or a `worker`.
+What goes wrong is read from a file, so that the test can change it at any time; every load is noted in another one.
 """
 
 from __future__ import annotations
