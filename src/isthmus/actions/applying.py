@@ -17,8 +17,10 @@ from isthmus.exports import plan
 from isthmus.ledger import connections, syncs
 from isthmus.ledger.connections import StoredConnection
 from isthmus.ledger.database import Change, Tx
+from isthmus.model import mapping as mappings
 from isthmus.model.errors import InvalidInput
-from isthmus.model.work import Selection, Sync, SyncState
+from isthmus.model.tables import ALL, named
+from isthmus.model.work import Intake, Selection, Sync, SyncState
 from isthmus.runs import schedule
 from isthmus.secrets import Secret, resolve
 from isthmus.warehouses import kinds
@@ -51,10 +53,22 @@ class _Export(_Part):
     table_prefix: str = Field(default="klaviyo_", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,40}$")
 
 
+class _Import(_Part):
+    name: str = Field(min_length=1, max_length=100)
+    connection: str
+    data: Literal["events", "profiles"]
+    relation: str = Field(default="", max_length=300)
+    query: str = ""
+    schedule: str = "hourly"
+    freshness_limit: str | None = None
+    look_back: str = "1h"
+    mapping: dict[str, Any]
+
+
 class _Document(_Part):
     connections: list[_Connection] = []
     exports: list[_Export] = []
-    imports: list[Any] = []
+    imports: list[_Import] = []
     mailboxes: list[Any] = []
 
 
@@ -110,7 +124,82 @@ def apply(app: App, file: Path, *, plan_only: bool, environ: dict[str, str]) -> 
                 due=partial(due.following, moment),
             )
             done.append(Applied("export", export.name, change))
+        for wanted in document.imports:
+            due = schedule.read(wanted.schedule)
+            intake = _intake(wanted)
+            connection_id = connections.named(tx, wanted.connection).connection_id
+            _require_one_origin(tx, wanted.name, intake)
+            _require_no_loop(tx, wanted, connection_id)
+            _, change = syncs.apply_import(
+                tx,
+                name=wanted.name,
+                connection_id=connection_id,
+                intake=intake,
+                schedule=due.text,
+                at=moment,
+                freshness_limit_s=_freshness_limit_s(wanted),
+                due=partial(due.following, moment),
+            )
+            done.append(Applied("import", wanted.name, change))
     return done
+
+
+def intakes(file: Path) -> list[tuple[str, str, Intake]]:
+    """The imports of a file as values, before anything is applied: name, connection, and what they bring in."""
+    return [(i.name, i.connection, syncs.intake_of(_intake(i))) for i in _read(file).imports]
+
+
+def _intake(wanted: _Import) -> dict[str, Any]:
+    if bool(wanted.relation) == bool(wanted.query):
+        raise InvalidInput(f"the import {wanted.name!r} needs a relation or a query, and not both")
+    try:
+        mapping = mappings.parse(wanted.mapping, wanted.data)
+    except InvalidInput as e:
+        raise InvalidInput(f"the import {wanted.name!r}: {e.summary}", hint=e.hint) from e
+    if mapping.changed_at is None:
+        raise InvalidInput(
+            f"the import {wanted.name!r}: the mapping has no changed_at",
+            hint="name the column that says when a row was last changed: without it nobody knows which rows are new",
+        )
+    return {
+        "data": wanted.data,
+        "relation": wanted.relation,
+        "query": wanted.query,
+        "look_back_s": schedule.length_s(wanted.look_back),
+        "mapping": wanted.mapping,
+    }
+
+
+def _require_one_origin(tx: Tx, name: str, intake: dict[str, Any]) -> None:
+    """A field or property of profiles comes from one import: two would put theirs in place of the other's for ever."""
+    given = syncs.intake_of(intake)
+    if given.data != "profiles":
+        return
+    for other in syncs.every(tx):
+        if other.name == name or other.state is SyncState.DISABLED or other.intake is None:
+            continue
+        both = _brought(other.intake.mapping) & _brought(given.mapping)
+        if other.intake.data == "profiles" and both:
+            raise InvalidInput(
+                f"the imports {name!r} and {other.name!r} would both set {', '.join(sorted(both))}",
+                hint="leave it out of one of them: a property has one origin",
+            )
+
+
+def _require_no_loop(tx: Tx, wanted: _Import, connection_id: str) -> None:
+    """What an export writes is not news: read back, it would go out again, and so for ever."""
+    name = wanted.relation.rpartition(".")[2].lower()
+    for other in syncs.of(tx, connection_id):
+        ours = {named(t, other.selection.table_prefix).name.lower() for t in ALL}
+        if other.intake is None and other.state is not SyncState.DISABLED and name in ours:
+            raise InvalidInput(
+                f"the import {wanted.name!r} would read {wanted.relation}, which the export {other.name!r} writes",
+                hint="that is a loop: what came from us is no news to us; import another table or view",
+            )
+
+
+def _brought(mapping: mappings.Mapping) -> set[str]:
+    return {name for name, _ in (*mapping.fields, *(mapping.properties or ()))}
 
 
 _INCIDENTAL = ("username", "sslmode", "import_schema", "temp_schema")
@@ -139,12 +228,11 @@ def _read(file: Path) -> _Document:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InvalidInput(f"{file}: {where}: {first['msg']}", hint="see docs/reference/apply.md") from None
-    for name, later in (("imports", document.imports), ("mailboxes", document.mailboxes)):
-        if later:
-            raise InvalidInput(f"{file}: {name} cannot be applied yet", hint=f"take {name} out of the file for now")
+    if document.mailboxes:
+        raise InvalidInput(f"{file}: mailboxes cannot be applied yet", hint="take mailboxes out of the file for now")
     for what, names in (
         ("connection", [c.name for c in document.connections]),
-        ("export", [e.name for e in document.exports]),
+        ("sync", [e.name for e in document.exports] + [i.name for i in document.imports]),
     ):
         for name in names:
             if names.count(name) > 1:
@@ -200,13 +288,13 @@ def _selection(export: _Export) -> Selection:
     )
 
 
-def _freshness_limit_s(export: _Export) -> int | None:
-    if export.freshness_limit is None:
+def _freshness_limit_s(wanted: _Export | _Import) -> int | None:
+    if wanted.freshness_limit is None:
         return None
     try:
-        return schedule.length_s(export.freshness_limit)
+        return schedule.length_s(wanted.freshness_limit)
     except InvalidInput as e:
-        raise InvalidInput(f"the freshness_limit of the export {export.name!r}: {e.summary}", hint=e.hint) from None
+        raise InvalidInput(f"the freshness_limit of {wanted.name!r}: {e.summary}", hint=e.hint) from None
 
 
 def _require_own_tables(tx: Tx, name: str, connection_id: str, selection: Selection) -> None:
@@ -232,6 +320,7 @@ def _place(connection: StoredConnection) -> tuple[str, dict[str, Any]]:
 def _same_tables(other: Sync, name: str, selection: Selection) -> bool:
     return (
         other.name != name
+        and other.intake is None
         and other.state is not SyncState.DISABLED
         and other.selection.table_prefix.lower() == selection.table_prefix.lower()
     )

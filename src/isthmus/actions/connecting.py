@@ -35,7 +35,7 @@ def setup_script(app: App, name: str) -> str:
     """What the warehouse's administrator runs once for this connection and its exports."""
     connection = app.connection(name)
     with app.ledger.reading() as tx:
-        own = syncs.of(tx, connection.connection_id)
+        own = [s for s in syncs.of(tx, connection.connection_id) if s.intake is None]
     tables = {t.name: t for s in own for t in (named(t, s.selection.table_prefix) for t in tables_of(s.selection))} or {
         t.name: t for t in (named(t, "klaviyo_") for t in ALL)
     }

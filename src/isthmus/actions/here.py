@@ -13,13 +13,14 @@ from datetime import datetime
 
 from isthmus.app import App
 from isthmus.exports.deliver import Delivery
+from isthmus.imports.relation import Arrival
 from isthmus.ledger import connections, dues, lanes, runs, syncs, workers
 from isthmus.ledger.database import Tx
 from isthmus.ledger.presence import Presence, new_worker_id, place, presence
-from isthmus.model.errors import IsthmusError, RunStopped, SyncBusy
+from isthmus.model.errors import InvalidInput, IsthmusError, RunStopped, SyncBusy
 from isthmus.model.work import ACTIVE, Attempt, Run, RunState, Sync
 from isthmus.runs import retry
-from isthmus.runs.attempt import Ended, Hands, Report, carry_out
+from isthmus.runs.attempt import Ended, Hands, Report, Work, carry_out
 from isthmus.store.lake import Lake
 from isthmus.warehouses import kinds
 
@@ -124,7 +125,7 @@ class Here:
         with self._app.ledger.reading() as tx:
             sync = syncs.by_id(tx, run.sync_id)
         hands = Hands(self.worker_id, self._app.now, report=report, alone=True)
-        ended: Ended = carry_out(self._app.ledger, delivery_of(self._app, sync), attempt, hands, begun=run)
+        ended: Ended = carry_out(self._app.ledger, work_of(self._app, sync), attempt, hands, begun=run)
         if ended.error is not None:
             raise ended.error
         assert ended.run is not None
@@ -172,8 +173,19 @@ def _what_stopped(run: Run) -> IsthmusError:
     return RunStopped(f"the run {run.run_id} is {run.state.value}", hint=f"isthmus run show {run.run_id}")
 
 
-def delivery_of(app: App, sync: Sync, lake: Lake | None = None) -> Delivery:
+def work_of(app: App, sync: Sync, lake: Lake | None = None) -> Work:
     """What runs of a sync need, on this store, or on the given view of it for a thread."""
+    if sync.intake is None:
+        return delivery_of(app, sync, lake)
+    with app.ledger.reading() as tx:
+        connection = connections.by_id(tx, sync.connection_id)
+    return Arrival(lake or app.lake, app.ledger, app.config(connection), app.now, app.settings.phone_region)
+
+
+def delivery_of(app: App, sync: Sync, lake: Lake | None = None) -> Delivery:
+    """What runs of an export need. Raises InvalidInput for an import: only what was delivered can be proven."""
+    if sync.intake is not None:
+        raise InvalidInput(f"{sync.name!r} is an import", hint="this is for exports")
     with app.ledger.reading() as tx:
         connection = connections.by_id(tx, sync.connection_id)
     at_once = kinds.loads_at_once(connection.kind, connection.concurrency)

@@ -68,6 +68,7 @@ def show_person(app: App, key: str) -> tuple[Person, list[dict[str, Any]]]:
         delivered = [
             {"sync": s.name, "delivered": s.selection.profiles and s.watermark >= person.profile["seq"]}
             for s in syncs.every(tx)
+            if s.intake is None
         ]
     return person, delivered
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from isthmus.actions import alerting
-from isthmus.actions.here import delivery_of
+from isthmus.actions.here import work_of
 from isthmus.actions.syncing import tidy_if_free
 from isthmus.app import App
 from isthmus.ledger import runs, syncs
@@ -87,7 +87,7 @@ def _carry(app: App, attempt: Attempt, hands: Hands) -> Ended:
         with bound(sync=sync.name):
             _log.info("attempt begins", kind=run.kind.value)
             began = time.monotonic()
-            ended = carry_out(app.ledger, delivery_of(app, sync, lake), attempt, hands)
+            ended = carry_out(app.ledger, work_of(app, sync, lake), attempt, hands)
             _tell(ended, time.monotonic() - began)
             return ended
     finally:

@@ -35,6 +35,7 @@ def described(run: Run) -> dict[str, Any]:
         "rows_done": run.rows_done,
         "rows_total": run.rows_total,
         "bytes_done": run.bytes_done,
+        "counts": run.counts,
         "tries": run.tries,
         "retry_at": run.retry_at,
         "chunks": [asdict(c) for c in run.chunks],

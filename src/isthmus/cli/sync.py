@@ -14,7 +14,7 @@ from isthmus.cli import run as run_words
 from isthmus.cli.common import Home, Json, Name, opened, out, print_json, print_rows, progress, say, shown
 from isthmus.exports.prove import Proof
 from isthmus.model import status
-from isthmus.model.work import Run, Sync, SyncState
+from isthmus.model.work import Intake, Run, Selection, Sync, SyncState
 
 commands = typer.Typer(no_args_is_help=True)
 
@@ -24,7 +24,7 @@ def described(sync: Sync, newest: Run | None) -> dict[str, Any]:
     return {
         "name": sync.name,
         "connection": sync.connection_name,
-        "direction": "export",
+        "direction": sync.direction,
         "state": sync.state,
         "status": status.of_sync(sync, newest),
         "schedule": sync.schedule,
@@ -35,13 +35,23 @@ def described(sync: Sync, newest: Run | None) -> dict[str, Any]:
         "freshness_limit_s": sync.freshness_limit_s,
         "watermark": sync.watermark,
         "generation": sync.generation,
-        "profiles": sync.selection.profiles,
-        "events": sync.selection.events,
-        "metrics": "all" if sync.selection.metrics is None else list(sync.selection.metrics),
-        "exclude_integrations": list(sync.selection.exclude_integrations),
-        "history": sync.selection.history,
-        "tables": sync.selection.table_prefix + "*",
+        **(_of_import(sync.intake) if sync.intake else _of_export(sync.selection)),
     }
+
+
+def _of_export(selection: Selection) -> dict[str, Any]:
+    return {
+        "profiles": selection.profiles,
+        "events": selection.events,
+        "metrics": "all" if selection.metrics is None else list(selection.metrics),
+        "exclude_integrations": list(selection.exclude_integrations),
+        "history": selection.history,
+        "tables": selection.table_prefix + "*",
+    }
+
+
+def _of_import(intake: Intake) -> dict[str, Any]:
+    return {"data": intake.data, "relation": intake.relation or intake.query, "look_back_s": intake.look_back_s}
 
 
 @commands.command("list")

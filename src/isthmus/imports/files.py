@@ -108,7 +108,7 @@ class CsvFile:
         passed_over = sorted({*self._broken["row_number"].to_pylist(), *self._blank_lines()})
         breaks = [number - i for i, number in enumerate(passed_over)]
         at, passed = 2, 0
-        for batch in _gathered(self._scan.rows()):
+        for batch in gathered(self._scan.rows()):
             numbers: list[pa.Array] = []
             left = batch.num_rows
             while left:
@@ -300,7 +300,7 @@ class ParquetFile:
     def batches(self) -> Iterator[pa.Table]:
         at = 1
         try:
-            for table in _gathered(self._file.iter_batches(batch_size=131_072)):
+            for table in gathered(self._file.iter_batches(batch_size=131_072)):
                 renamed = readable(table.rename_columns([c.ref for c in self.columns]))
                 numbers = pa.array(range(at, at + table.num_rows), pa.int64())
                 at += table.num_rows
@@ -319,7 +319,8 @@ def _shaped(columns: list[IncomingColumn]) -> pa.Table:
     return pa.table({"n": pa.array([], pa.int64())} | {c.ref: pa.array([], pa.string()) for c in columns})
 
 
-def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+def gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Small batches gathered to tables of a size worth a transaction."""
     return _gathered_tables(pa.Table.from_batches([b]) for b in batches)
 
 

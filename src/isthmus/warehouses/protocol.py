@@ -59,8 +59,9 @@ class Window:
 class Count:
     """How many rows and, of a window, the lowest and highest changed-at among them.
 
-    `checksum` is of changed-at and key, whatever the order of the rows: equal to an earlier one of the same window means
-    that no row was added, removed or changed since. `now` is the warehouse's own time. Both None without a window.
+    `checksum` is of changed-at and key, whatever the order of the rows: equal to an earlier one of the same window
+    means that no row was added, removed or changed since. `now` is the warehouse's own time. Both are None without a
+    window.
     """
 
     rows: int

@@ -1,0 +1,274 @@
+"""Importing: what one run of an import does. Look at the relation's end, then read it in order and land it.
+
+The cursor lies in the store and moves in the transaction that lands the rows; the ledger only has the account of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from isthmus.imports import cursor as cursors
+from isthmus.imports.cursor import Cursor, Seen
+from isthmus.imports.files import BATCH_ROWS, gathered
+from isthmus.imports.shapes import readable, shape, unreadable
+from isthmus.ledger import syncs
+from isthmus.ledger.database import Ledger
+from isthmus.model.errors import InvalidInput, Mismatch
+from isthmus.model.intake import Counts, IncomingColumn
+from isthmus.model.mapping import bind
+from isthmus.model.work import Chunk, Intake, Run, RunKind, Sync
+from isthmus.runs.attempt import Done, Keep, Still
+from isthmus.store.lake import Lake
+from isthmus.store.landing import Landing, Progress, progress
+from isthmus.warehouses.protocol import Config, Relation, Warehouse, Window
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """All that a run of an import needs: where from, where to, and what keeps account. A `runs.attempt.Work`."""
+
+    lake: Lake
+    ledger: Ledger
+    config: Config
+    now: Callable[[], datetime]
+    phone_region: str | None = None
+
+    def plan(self, run: Run, keep: Keep) -> Run:
+        """Chunks of rows that may be new. None of them if the relation's end looks as the last pass found it; then not
+        one row is read."""
+        sync, intake = self._sync(run)
+        moment = self.now()
+        before = self._progress(sync)
+        cursor = Cursor.from_dict(before.cursor if before else None)
+        warehouse = self.config.open()
+        try:
+            looked = look(warehouse, self.config, intake, cursor)
+        finally:
+            warehouse.close()
+        rows = looked.rows + looked.then.without if looked.is_news else 0
+        count = -(-rows // BATCH_ROWS)
+        planned = replace(
+            run,
+            kind=RunKind.HISTORICAL if cursor.at is None else RunKind.PERIODIC,
+            after=sync.watermark,
+            upto=1,  # of a store's commits an import knows nothing: 0 before its first run, 1 after it
+            snapshot_at=moment,
+            planned_at=moment,
+            chunks=tuple(
+                Chunk(
+                    number=i,
+                    table=intake.what,
+                    part="rows",
+                    seqs_after=0,
+                    seqs_upto=0,
+                    batch_id=f"{sync.sync_id}.{run.run_id}.{i}",
+                    rows=min(BATCH_ROWS, rows - i * BATCH_ROWS),
+                    adds_only=False,
+                )
+                for i in range(count)
+            ),
+        )
+        with self.ledger.transaction() as tx:
+            return keep(tx, planned, sync.generation, 1)
+
+    def can_go_on(self, run: Run) -> bool:
+        """Always: a run goes on where the cursor is."""
+        return True
+
+    def outcome(self, run: Run) -> dict[str, Any]:
+        """What became of the rows. Raises InvalidInput if every one of them was rejected: that is no success."""
+        if not run.chunks:
+            return {}
+        sync, _ = self._sync(run)
+        reached = self._progress(sync)
+        counts = reached.counts if reached else Counts()
+        if counts.read and counts.rejected == counts.read:
+            raise InvalidInput(
+                f"all {counts.read:,} rows were rejected: {', '.join(counts.reasons)}",
+                hint=f"isthmus rejections list --sync {sync.name}; mend the mapping or the rows, then replay them",
+            )
+        return counts.as_dict()
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Callable[[Chunk, Still], Done]]:
+        """The relation, read in order; each chunk lands the next rows of it, the last one all that are left."""
+        sync, intake = self._sync(run)
+        warehouse = self.config.open()
+        try:
+            reading = _Reading(self, sync, intake, warehouse)
+            last = len(run.chunks) - 1
+            yield lambda chunk, still: reading.land(None if chunk.number == last else chunk.rows, still)
+        finally:
+            warehouse.close()
+
+    def _sync(self, run: Run) -> tuple[Sync, Intake]:
+        with self.ledger.reading() as tx:
+            sync = syncs.by_id(tx, run.sync_id)
+        assert sync.intake is not None
+        return sync, sync.intake
+
+    def _progress(self, sync: Sync) -> Progress | None:
+        return progress(self.lake, key_of(sync))
+
+
+def key_of(sync: Sync) -> str:
+    """What the store calls the cursor of an import."""
+    return f"import {sync.sync_id} {sync.generation}"
+
+
+def relation_of(config: Config, intake: Intake) -> Relation:
+    """The relation as a person named it: a query, `schema.name`, or a name in the import schema."""
+    if intake.query:
+        return Relation("", intake.query, "query")
+    schema, _, name = intake.relation.rpartition(".")
+    return Relation(schema or getattr(config, "import_schema", config.traits.default_import_schema), name)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a pass would find: rows from its start on, what the cursor will be, and whether anything is new."""
+
+    relation: Relation
+    columns: tuple[IncomingColumn, ...]
+    start: datetime | None
+    rows: int
+    goal: datetime | None
+    then: Seen
+    is_news: bool
+
+
+def look(warehouse: Warehouse, config: Config, intake: Intake, cursor: Cursor) -> Look:
+    """Ask the warehouse what is there, without reading a row.
+
+    Raises Missing if the relation is not there, InvalidInput for a column that is not, Mismatch if changed-at is no
+    time.
+    """
+    relation = relation_of(config, intake)
+    columns = columns_of(warehouse.schema(relation), intake)
+    bind(intake.mapping, [c.name for c in columns], where=str(intake.what))
+    changed_at, key = _order(intake)
+    without = warehouse.count(relation, window=Window(changed_at, key, None, None, nulls=True)).rows
+    start = cursor.start(intake.look_back_s)
+    found = warehouse.count(relation, window=Window(changed_at, key, start or _FIRST, None))
+    assert found.checksum is not None and found.now is not None
+    now = Seen(start, found.rows, found.checksum, without)
+    goal = cursors.goal(cursor.at, found.last, found.now)
+    ahead = Cursor(at=goal).start(intake.look_back_s)
+    then = now
+    if ahead != start:
+        end = warehouse.count(relation, window=Window(changed_at, key, ahead or _FIRST, None))
+        assert end.checksum is not None
+        then = Seen(ahead, end.rows, end.checksum, without)
+    return Look(relation, columns, start, found.rows, goal, then, cursor.under_way or cursor.seen != now)
+
+
+_FIRST = datetime(1, 1, 1, tzinfo=UTC)
+"""A window that is open at both ends would hold rows without a time too."""
+
+
+def _order(intake: Intake) -> tuple[str, str]:
+    mapping = intake.mapping
+    assert mapping.changed_at is not None
+    return mapping.changed_at, mapping.unique_id or mapping.identifiers[0][1]
+
+
+def columns_of(schema: pa.Schema, intake: Intake) -> tuple[IncomingColumn, ...]:
+    """The relation's columns as a landing takes them. Raises Mismatch for one that cannot be read at all."""
+    for f in schema:
+        if what := unreadable(f.type):
+            raise Mismatch(
+                f"{intake.what}, column {f.name!r}: {what}",
+                column=f.name,
+                ours="text",
+                theirs=str(f.type),
+                hint="make a view that gives it as text",
+            )
+    return tuple(IncomingColumn(f.name, f"c{i}", shape(f.type)) for i, f in enumerate(schema))
+
+
+class _Reading:
+    """One attempt at a pass: the rows in order, landed as they come."""
+
+    def __init__(self, arrival: Arrival, sync: Sync, intake: Intake, warehouse: Warehouse) -> None:
+        self._lake = arrival.lake
+        before = progress(arrival.lake, key_of(sync))
+        cursor = Cursor.from_dict(before.cursor if before else None)
+        self._look = look(warehouse, arrival.config, intake, cursor)
+        goes_on = before is not None and cursor.under_way
+        self._cursor = cursor if goes_on else cursor.begun(self._look.goal, self._look.then)
+        moved = goes_on and cursor.position is not None
+        self._so_far = before if moved and before else Progress(0, False, Counts())
+        self._over = not self._look.is_news
+        self._changed_at, key = _order(intake)
+        self._ref = next(c.ref for c in self._look.columns if c.name == self._changed_at)
+        start = self._cursor.position or self._look.start or _FIRST
+        self._tables = self._read(warehouse, key, start)
+        self._landing = Landing(
+            arrival.lake,
+            intake.mapping,
+            self._look.columns,
+            lines=False,
+            label=sync.name,
+            key=key_of(sync),
+            phone_region=arrival.phone_region,
+            numbered=False,
+        )
+        self._next = None if self._over else next(self._tables, None)
+
+    def land(self, rows: int | None, still: Still) -> Done:
+        """Land as many rows, or a few more; None: all that are left, and with them the end of the pass."""
+        landed = size = 0
+        while not self._over and (rows is None or landed < rows):
+            table, self._next = self._next, None
+            if table is not None:
+                self._next = next(self._tables, None)
+            still()
+            self._over = self._next is None
+            if table is None:
+                table = self._nothing()
+            self._cursor = self._cursor.moved(self._newest(table))
+            cursor = self._cursor.finished() if self._over else self._cursor
+            self._so_far = self._landing.land(table, self._so_far, done=self._over, cursor=cursor.as_dict())
+            landed += table.num_rows
+            size += table.nbytes
+        return Done(landed, size)
+
+    def _read(self, warehouse: Warehouse, key: str, start: datetime) -> Iterator[pa.Table]:
+        """Rows without a time first, so that the last batch is the newest."""
+        at = self._so_far.rows + 1
+        relation = self._look.relation
+        if self._look.then.without and self._cursor.position is None:
+            nowhere = Window(self._changed_at, key, None, None, nulls=True)
+            for table in gathered(warehouse.read(relation, window=nowhere)):
+                yield self._numbered(table, at)
+                at += table.num_rows
+        for table in gathered(warehouse.read(relation, window=Window(self._changed_at, key, start, None))):
+            yield self._numbered(table, at)
+            at += table.num_rows
+
+    def _numbered(self, table: pa.Table, at: int) -> pa.Table:
+        renamed = readable(table.rename_columns([c.ref for c in self._look.columns]))
+        return renamed.add_column(0, "n", pa.array(range(at, at + table.num_rows), pa.int64()))
+
+    def _nothing(self) -> pa.Table:
+        return pa.table(
+            {"n": pa.array([], pa.int64())} | {c.ref: pa.array([], pa.string()) for c in self._look.columns}
+        )
+
+    def _newest(self, table: pa.Table) -> datetime | None:
+        """The highest changed-at, to the microsecond below: what is read again from there on includes it."""
+        newest = pc.max(table.column(self._ref))
+        if not newest.is_valid:
+            return None
+        micros = newest.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).as_py()
+        try:
+            return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=micros)
+        except OverflowError:
+            return None
