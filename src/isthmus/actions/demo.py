@@ -43,7 +43,7 @@ def start_over(app: App) -> None:
                 f"{home} holds a demo that was worked with since", hint="remove that folder, or give another --home"
             )
         app.close()
-        for part in ("store", "spool", "tmp", "locks", "demo"):
+        for part in ("store", "spool", "tmp", "locks", "workers", "demo"):
             shutil.rmtree(home / part, ignore_errors=True)
         for file in home.glob("ledger.sqlite*"):
             file.unlink()
