@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from isthmus.app import App
 from isthmus.exports.deliver import Delivery
@@ -18,9 +20,9 @@ from isthmus.ledger import connections, dues, lanes, runs, syncs, workers
 from isthmus.ledger.database import Tx
 from isthmus.ledger.presence import Presence, new_worker_id, place, presence
 from isthmus.model.errors import InvalidInput, IsthmusError, RunStopped, SyncBusy
-from isthmus.model.work import ACTIVE, Attempt, Run, RunState, Sync
+from isthmus.model.work import ACTIVE, Attempt, Chunk, Run, RunKind, RunState, Sync
 from isthmus.runs import retry
-from isthmus.runs.attempt import Ended, Hands, Report, Work, carry_out
+from isthmus.runs.attempt import Done, Ended, Hands, Keep, Report, Still, Work, carry_out
 from isthmus.store.lake import Lake
 from isthmus.warehouses import kinds
 
@@ -145,6 +147,8 @@ class Here:
                     lanes.queue(tx, active.run_id, at=now)
             assert active is not None
             if not wait:
+                if active.kind is RunKind.VERIFICATION:
+                    raise SyncBusy(f"{name!r} is being verified ({active.run_id})", hint="wait for the end of it")
                 return active
             done = self._waited(active.run_id, report)
             if done.state is RunState.COMPLETED and done.planned_at >= self.since:
@@ -175,11 +179,33 @@ def _what_stopped(run: Run) -> IsthmusError:
 
 def work_of(app: App, sync: Sync, lake: Lake | None = None) -> Work:
     """What runs of a sync need, on this store, or on the given view of it for a thread."""
-    if sync.intake is None:
-        return delivery_of(app, sync, lake)
-    with app.ledger.reading() as tx:
-        connection = connections.by_id(tx, sync.connection_id)
-    return Arrival(lake or app.lake, app.ledger, app.config(connection), app.now, app.settings.phone_region)
+    try:
+        if sync.intake is None:
+            return delivery_of(app, sync, lake)
+        with app.ledger.reading() as tx:
+            connection = connections.by_id(tx, sync.connection_id)
+        return Arrival(lake or app.lake, app.ledger, app.config(connection), app.now, app.settings.phone_region)
+    except IsthmusError as e:
+        return Unable(e)
+
+
+@dataclass(frozen=True)
+class Unable:
+    """Work that cannot even begin: its credentials cannot be unsealed, its connection is gone. The run says why."""
+
+    why: IsthmusError
+
+    def plan(self, run: Run, keep: Keep) -> Run:
+        raise self.why
+
+    def can_go_on(self, run: Run) -> bool:
+        raise self.why
+
+    def outcome(self, run: Run) -> dict[str, Any]:
+        raise self.why
+
+    def open(self, run: Run) -> AbstractContextManager[Callable[[Chunk, Still], Done]]:
+        raise self.why
 
 
 def delivery_of(app: App, sync: Sync, lake: Lake | None = None) -> Delivery:

@@ -130,16 +130,28 @@ def preview(name: Name, home: Home = None, as_json: Json = False) -> None:
 @commands.command()
 def run(
     name: Name,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end. (Runs end in this process for now.)")] = True,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait/--no-wait", help="Where workers are at work: wait until they have done it."),
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a warehouse up to date now. Goes on with a run that was cut off."""
+    """Bring a warehouse up to date now. Goes on with a run that was cut off.
+
+    Where workers are at work (`isthmus serve`) the run is theirs. Where there is none it is done here.
+    """
     with opened(home, as_json) as app:
         with progress(f"Delivering {name}", quiet=as_json) as step:
-            done = syncing.run_sync(app, name, report=lambda r, rows: step(rows, max(r.rows_total, rows)))
+            done = syncing.run_sync(app, name, report=lambda r, rows: step(rows, max(r.rows_total, rows)), wait=wait)
+        handed_over = done is not None and done.active
         if as_json:
-            print_json({"sync": name, "changed": done is not None, "run": run_words.described(done) if done else None})
+            changed = None if handed_over else done is not None
+            described = run_words.described(done) if done else None
+            print_json({"sync": name, "changed": changed, "handed_over": handed_over, "run": described})
+        elif done is not None and handed_over:
+            out.print(f"{name}: the workers have the run in hand ({done.run_id}, {done.state.value}).")
+            out.print(f"To follow it: isthmus run show {done.run_id}. To wait for it: isthmus sync run {name} --wait.")
         elif done is None:
             out.print(f"{name} is up to date: nothing had changed, and the warehouse was not opened.")
         else:
