@@ -101,6 +101,10 @@ class Lake:
                 threads=place.threads,
             )
             con.execute("SET ducklake_max_retry_count=100")
+            if not scaled:
+                # Several threads would each read their part of a table of the catalog at another moment than the last
+                # row was looked up: beside a writer the newest rows, such as what was deleted, would be missed.
+                con.execute("SET GLOBAL sqlite_disable_multithreaded_scans=true")
             writer_lock = _writer_lock(place)
             lake = cls(con, place, writer_lock, temp, spool)
             if not _attached_as_it_is(con, place, writer_lock):
