@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from isthmus.model.errors import InvalidInput
-from isthmus.model.mapping import Given, bind, guess, parse
+from isthmus.model.guess import guess
+from isthmus.model.mapping import Given, bind, parse
 
 GOOD: dict[str, Any] = {"identifiers": {"email": "mail"}, "event_time": "at", "metric": {"constant": "Order"}}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from isthmus.imports import files
+from isthmus.model.guess import guess
 from isthmus.model.intake import Counts
-from isthmus.model.mapping import Data, Mapping, bind, guess
+from isthmus.model.mapping import Data, Mapping, bind, fingerprint
 from isthmus.store.lake import Lake
 from isthmus.store.landing import Landing, Progress, progress
 
@@ -40,12 +40,19 @@ def load(
         elif not source.lines:  # a JSON object may lack a key that later ones have
             bind(mapping, names, where=str(path))
         label = path.name
-        key = f"file {files.fingerprint(path)} {hashlib.sha256(repr(mapping).encode()).hexdigest()[:16]}"
+        key = f"file {files.fingerprint(path)} {fingerprint(mapping)}"
         before = progress(lake, key)
         record = before is None or not before.done
         so_far = before if before and not before.done else Progress(0, False, Counts())
         landing = Landing(
-            lake, mapping, source.columns, lines=source.lines, label=label, key=key, phone_region=phone_region
+            lake,
+            mapping,
+            source.columns,
+            lines=source.lines,
+            label=label,
+            key=key,
+            phone_region=phone_region,
+            origin=origin(mapping),
         )
         refused = source.refused() if so_far.rows == 0 else None
         skip = so_far.rows
@@ -68,6 +75,11 @@ def load(
         return so_far.counts
     finally:
         source.close()
+
+
+def origin(mapping: Mapping) -> str | None:
+    """What rows of a file are news of: files with one mapping, if it says when a row was changed."""
+    return f"file mapping {fingerprint(mapping)}" if mapping.changed_at else None
 
 
 def _total(source: files.IncomingFile, so_far: Progress) -> int | None:

@@ -52,6 +52,8 @@ class Reason(StrEnum):
     NO_TIME = "no event time"
     BAD_TIME = "bad time"
     NO_METRIC = "no metric"
+    NO_CHANGED_AT = "no changed-at time"
+    BAD_CONSENT = "bad consent"
     BAD_NUMBER = "bad number"
     BAD_CURRENCY = "bad currency"
     TOO_LONG = "too long"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import re
+import hashlib
+import json
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from isthmus.model.errors import InvalidInput
+from isthmus.model.intake import MAX_LEVELS
 from isthmus.model.tables import PROFILE_FIELDS
 
 Data = Literal["events", "profiles"]
@@ -18,6 +20,14 @@ IDENTIFIER_KINDS = ("profile_id", "external_id", "email", "phone_number", "anony
 """Highest first: where two disagree, the earlier one decides."""
 
 FIELD_NAMES = tuple(name for name, _ in PROFILE_FIELDS if name not in IDENTIFIER_KINDS)
+
+CHANNELS = ("email_marketing", "sms_marketing", "sms_transactional")
+"""What a person consents to. In a mapping each is a column, and with `_at` behind it the column of its time."""
+
+CONSENT_FIELDS = tuple(name for channel in CHANNELS for name in (channel, f"{channel}_at"))
+
+NESTING = "___"
+"""Between the parts of a property's name: `address___city` is the `city` of the object `address`."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,9 @@ class Given:
 class Mapping:
     """How rows become events or profiles.
 
-    `identifiers` and `fields` are pairs (kind or field, column). `properties` are pairs (property, column); None means
-    every column that is not used otherwise, under its own name, less those in `ignore`.
+    `identifiers`, `fields` and `consent` are pairs (kind or field, column). `properties` are pairs (property, column);
+    None means every column that is not used otherwise, under its own name, less those in `ignore`. `clear` are fields
+    and properties of which a row without a value takes away what is there, instead of leaving it.
     """
 
     data: Data
@@ -48,6 +59,8 @@ class Mapping:
     fields: tuple[tuple[str, str], ...] = ()
     properties: tuple[tuple[str, str], ...] | None = None
     ignore: tuple[str, ...] = ()
+    clear: tuple[str, ...] = ()
+    consent: tuple[tuple[str, str], ...] = ()
 
     def used(self) -> list[tuple[str, str]]:
         """Every (field, column) pair that names a column, properties aside."""
@@ -59,7 +72,7 @@ class Mapping:
             given: Given | None = getattr(self, name)
             if given and given.column:
                 pairs.append((name, given.column))
-        return pairs + list(self.fields)
+        return [*pairs, *self.fields, *self.consent]
 
     def property_columns(self, columns: Sequence[str]) -> list[tuple[str, str]]:
         """The (property, column) pairs for a source with these columns."""
@@ -67,6 +80,23 @@ class Mapping:
             return list(self.properties)
         taken = {column for _, column in self.used()} | set(self.ignore)
         return [(column, column) for column in columns if column not in taken]
+
+    def cleared_properties(self) -> tuple[str, ...]:
+        """What of `clear` are properties: a name that is a mapped field is that field."""
+        named = {name for name, _ in self.fields}
+        return tuple(name for name in self.clear if name not in named)
+
+
+def levels(name: str) -> tuple[str, ...]:
+    """The parts of a property's name, outermost first. A name with an empty part, such as `___x`, is one part."""
+    parts = tuple(name.split(NESTING))
+    return parts if all(parts) else (name,)
+
+
+def fingerprint(mapping: Mapping) -> str:
+    """A short text that is the same for the same mapping, and other for another."""
+    text = json.dumps([mapping.data, as_document(mapping)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def parse(document: Any, data: Data) -> Mapping:
@@ -93,10 +123,35 @@ def parse(document: Any, data: Data) -> Mapping:
         changed_at=_column(document, "changed_at"),
         fields=_pairs(document, "fields", FIELD_NAMES),
         properties=_pairs(document, "properties", None) if document.get("properties") is not None else None,
-        ignore=tuple(str(c) for c in document.get("ignore") or ()),
+        ignore=_names(document, "ignore", "columns"),
+        clear=_names(document, "clear", "fields or properties"),
+        consent=_pairs(document, "consent", CONSENT_FIELDS),
     )
     check(mapping)
     return mapping
+
+
+def as_document(mapping: Mapping) -> dict[str, Any]:
+    """The mapping as it is written: `parse` makes the same mapping of it."""
+
+    def given(value: Given) -> dict[str, str]:
+        return {"column": value.column} if value.column is not None else {"constant": value.constant or ""}
+
+    document: dict[str, Any] = {}
+    for each in fields(mapping):
+        value = getattr(mapping, each.name)
+        if each.name == "data" or value == each.default:
+            continue
+        match value:
+            case Given():
+                document[each.name] = given(value)
+            case str():
+                document[each.name] = value
+            case tuple() if each.name in ("ignore", "clear"):
+                document[each.name] = list(value)
+            case tuple():
+                document[each.name] = dict(value)
+    return document
 
 
 def check(mapping: Mapping) -> None:
@@ -107,19 +162,7 @@ def check(mapping: Mapping) -> None:
             hint=f"map at least one of {', '.join(IDENTIFIER_KINDS)} under `identifiers`",
         )
     if mapping.data == "events":
-        if mapping.event_time is None:
-            raise InvalidInput("the mapping has no event_time", hint="name the column with the time of the event")
-        if mapping.metric is None:
-            raise InvalidInput(
-                "the mapping has no metric", hint="give `metric: {constant: NAME}` or `metric: {column: COLUMN}`"
-            )
-        if mapping.fields:
-            raise InvalidInput("`fields` belongs to a mapping of profiles", hint="use `properties` for events")
-        if mapping.changed_at is not None and mapping.changed_at == mapping.event_time:
-            raise InvalidInput(
-                f"changed_at and event_time are both {mapping.event_time!r}",
-                hint="an event's own time says nothing of when its row changed; name another column",
-            )
+        _check_events(mapping)
     elif mapping.event_time or mapping.metric or mapping.unique_id or mapping.value or mapping.value_currency:
         raise InvalidInput(
             "event_time, metric, unique_id, value and value_currency belong to a mapping of events",
@@ -128,10 +171,126 @@ def check(mapping: Mapping) -> None:
     for constant in (mapping.metric, mapping.integration):
         if constant and constant.constant is not None and not 0 < len(constant.constant.strip()) < 128:
             raise InvalidInput("a metric's or integration's name has 1 to 127 characters")
+    _check_columns(mapping)
+    _check_properties(mapping)
+
+
+def check_import(mapping: Mapping) -> None:
+    """What a mapping needs beside the rules of `check` when it is a relation's. Raises InvalidInput."""
+    if mapping.changed_at is None:
+        raise InvalidInput(
+            "the mapping has no changed_at",
+            hint="name the column that says when a row was last changed (such as loaded_at): only newer rows are read",
+        )
+
+
+def check_together(mappings: Dict[str, Mapping]) -> None:
+    """The rule between the imports of profiles, by name: a field or property has one of them as its source.
+
+    Only what a mapping names can be compared: properties under their columns' own names are not among it."""
+    taken: dict[tuple[str, str], tuple[str, str]] = {}
+    for name, mapping in mappings.items():
+        if mapping.data != "profiles":
+            continue
+        wanted = [("field", *pair) for pair in mapping.fields]
+        wanted += [("property", *pair) for pair in mapping.properties or ()]
+        for kind, field, column in wanted:
+            other, its = taken.setdefault((kind, field), (name, column))
+            if other != name:
+                raise InvalidInput(
+                    f"the {kind} {field!r} comes from the column {its!r} of the import {other!r} "
+                    f"and from the column {column!r} of the import {name!r}",
+                    hint="what is known of a profile has one source: leave it out of one of the two mappings",
+                )
+
+
+def _check_events(mapping: Mapping) -> None:
+    if mapping.event_time is None:
+        raise InvalidInput("the mapping has no event_time", hint="name the column with the time of the event")
+    if mapping.metric is None:
+        raise InvalidInput(
+            "the mapping has no metric", hint="give `metric: {constant: NAME}` or `metric: {column: COLUMN}`"
+        )
+    if mapping.fields:
+        raise InvalidInput("`fields` belongs to a mapping of profiles", hint="use `properties` for events")
+    if mapping.changed_at is not None and mapping.changed_at == mapping.event_time:
+        raise InvalidInput(
+            f"changed_at and event_time are both {mapping.event_time!r}",
+            hint="an event's own time says nothing of when its row changed; name another column",
+        )
+
+
+def _check_columns(mapping: Mapping) -> None:
+    """No field has two columns, and no column fills two fields where the second could only be a mistake."""
+    columns: dict[str, str] = {}
+    fills: dict[str, list[str]] = {}
+    for name, column in mapping.used():
+        if name in columns:
+            raise InvalidInput(
+                f"{name} is mapped from two columns, {columns[name]!r} and {column!r}", hint="a field has one column"
+            )
+        columns[name] = column
+        fills.setdefault(column, []).append(name)
+    for column, names in fills.items():
+        first, *others = [name for name in names if name not in _may_share(mapping, names)] or names[:1]
+        if others:
+            raise InvalidInput(
+                f"the column {column!r} is mapped to {first} and to {others[0]}",
+                hint="a column fills one field; `properties` may carry it as well",
+            )
+        if column in mapping.ignore:
+            raise InvalidInput(
+                f"the column {column!r} is mapped to {first} and ignored", hint="take it out of one of the two"
+            )
+
+
+def _may_share(mapping: Mapping, names: Sequence[str]) -> set[str]:
+    """What may come from the column of another field: an event's id may be a person's id (once for each person) or its
+    time, and several consents may have one time, that of the row too."""
+    kinds = {kind for kind, _ in mapping.identifiers}
+    others = set(names) - {"unique_id"}
+    harmless = {"unique_id"} if "unique_id" in names and others <= {*kinds, "event_time"} else set()
+    times = {f"{channel}_at" for channel in CHANNELS}
+    if set(names) <= times | {"changed_at"}:
+        harmless |= set(names)
+    return harmless
+
+
+def _check_properties(mapping: Mapping) -> None:
     names = [name for name, _ in mapping.properties or ()]
-    for name in names:
+    for name, column in mapping.properties or ():
         if names.count(name) > 1:
             raise InvalidInput(f"the property {name!r} is mapped twice", hint="a property has one source")
+        if column in mapping.ignore:
+            raise InvalidInput(
+                f"the column {column!r} is mapped to the property {name!r} and ignored",
+                hint="take it out of one of the two",
+            )
+    check_levels(mapping.properties or ())
+    for at, _ in mapping.consent:
+        if at not in CHANNELS and at.removesuffix("_at") not in dict(mapping.consent):
+            raise InvalidInput(
+                f"consent has {at} without {at.removesuffix('_at')}",
+                hint="a time alone does not say what was agreed to",
+            )
+    if mapping.data == "events" and (mapping.clear or mapping.consent):
+        raise InvalidInput("`clear` and `consent` belong to a mapping of profiles", hint="an event does not change")
+    for name in mapping.cleared_properties():
+        if mapping.properties is not None and name not in names:
+            raise InvalidInput(
+                f"clear names {name!r}, which the mapping neither has as a field nor as a property",
+                hint="only what is mapped can be cleared; identifiers never are",
+            )
+
+
+def check_levels(properties: Sequence[tuple[str, str]]) -> None:
+    """That no (property, column) lies deeper than an object may be. Raises InvalidInput."""
+    for name, column in properties:
+        if len(levels(name)) > MAX_LEVELS:
+            raise InvalidInput(
+                f"the column {column!r} would lie {len(levels(name))} levels deep, as the property {name!r}",
+                hint=f"objects have up to {MAX_LEVELS} levels; map the column to a property with a shorter name",
+            )
 
 
 def bind(mapping: Mapping, columns: Sequence[str], *, where: str) -> Mapping:
@@ -144,83 +303,24 @@ def bind(mapping: Mapping, columns: Sequence[str], *, where: str) -> Mapping:
                 f"{where} has no column {column!r}, which the mapping names for {name}",
                 hint=(f"did you mean {close[0]!r}? " if close else "") + f"its columns are: {have}",
             )
+    properties = mapping.property_columns(columns)
+    check_levels(properties)
+    for name in mapping.cleared_properties():
+        if name not in dict(properties):
+            raise InvalidInput(
+                f"{where} has no column {name!r}, which the mapping names under clear",
+                hint="only a field or property that is mapped can be cleared; identifiers never are",
+            )
     return mapping
-
-
-_GUESSES: dict[str, tuple[str, ...]] = {
-    "profile_id": ("profileid", "klaviyoid"),
-    "external_id": ("externalid", "customerid", "userid"),
-    "email": ("email", "emailaddress", "mail"),
-    "phone_number": ("phonenumber", "phone", "mobile"),
-    "anonymous_id": ("anonymousid",),
-    "event_time": ("eventtime", "timestamp", "datetime", "occurredat", "time", "date"),
-    "metric": ("metric", "metricname", "eventname", "event"),
-    "integration": ("integration", "integrationname"),
-    "unique_id": ("uniqueid", "eventid"),
-    "value": ("value",),
-    "value_currency": ("valuecurrency", "currencycode", "currency"),
-}
-
-
-def guess(columns: Sequence[str], data: Data, *, where: str, metric: str | None = None) -> Mapping:
-    """A mapping offered from the columns' names alone. Raises InvalidInput when something required is not among them.
-
-    Names are compared without case, spaces and punctuation, so `ExternalID`, `external_id` and `$event_id` are known.
-    """
-    plain: dict[str, str] = {}
-    for given in columns:
-        plain.setdefault(re.sub(r"[^a-z0-9]", "", given.lower()), given)
-
-    def find(field: str) -> str | None:
-        for spelling in _GUESSES[field]:
-            if spelling in plain:
-                return plain[spelling]
-        return None
-
-    identifiers = tuple((kind, column) for kind in IDENTIFIER_KINDS if (column := find(kind)))
-    if not identifiers:
-        raise InvalidInput(
-            f"{where} has no column that looks like an identifier",
-            hint="name one Email, PhoneNumber or ExternalID, or give --mapping",
-        )
-    if data == "profiles":
-        by_plain = {re.sub(r"[^a-z0-9]", "", name): name for name in FIELD_NAMES}
-        by_plain |= {n.removeprefix("location"): v for n, v in by_plain.items() if n not in ("locationip",)}
-        taken = {column for _, column in identifiers}
-        found: dict[str, str] = {}
-        for spelling, named in plain.items():
-            if spelling in by_plain and named not in taken:
-                found.setdefault(by_plain[spelling], named)
-        return Mapping(data="profiles", identifiers=identifiers, fields=tuple(found.items()))
-    event_time, metric_column = find("event_time"), find("metric")
-    if event_time is None:
-        raise InvalidInput(
-            f"{where} has no column that looks like the time of an event", hint="name one Timestamp, or give --mapping"
-        )
-    if metric_column is None and metric is None:
-        raise InvalidInput(
-            f"{where} has no column that looks like a metric", hint="name one Metric, or give --metric or --mapping"
-        )
-    currency, integration = find("value_currency"), find("integration")
-    return Mapping(
-        data="events",
-        identifiers=identifiers,
-        event_time=event_time,
-        metric=Given(constant=metric) if metric else Given(column=metric_column),
-        integration=Given(column=integration) if integration else Given(constant="File"),
-        unique_id=find("unique_id"),
-        value=find("value"),
-        value_currency=Given(column=currency) if currency else None,
-    )
 
 
 def _column(document: Dict[str, Any], name: str) -> str | None:
     match document.get(name):
         case None:
             return None
-        case str(column):
+        case str(column) if column:
             return column
-        case {"column": str(column)}:
+        case {"column": str(column), **rest} if column and not rest:
             return column
     raise InvalidInput(f"{name} takes the name of a column")
 
@@ -229,9 +329,9 @@ def _given(document: Dict[str, Any], name: str) -> Given | None:
     match document.get(name):
         case None:
             return None
-        case str(column):
+        case str(column) if column:
             return Given(column=column)
-        case {"column": str(column), **rest} if not rest:
+        case {"column": str(column), **rest} if column and not rest:
             return Given(column=column)
         case {"constant": constant, **rest} if not rest and constant is not None:
             return Given(constant=str(constant))
@@ -254,3 +354,14 @@ def _pairs(document: Dict[str, Any], name: str, known: Sequence[str] | None) -> 
     if known is not None:
         return tuple(sorted(pairs, key=lambda pair: known.index(pair[0])))
     return pairs
+
+
+def _names(document: Dict[str, Any], name: str, what: str) -> tuple[str, ...]:
+    given = document.get(name)
+    if given is None:
+        return ()
+    if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+        raise InvalidInput(f"{name} takes a list of {what}")
+    if twice := next((each for each in given if given.count(each) > 1), None):
+        raise InvalidInput(f"{name} names {twice!r} twice")
+    return tuple(given)

@@ -17,7 +17,11 @@ def key(name: str) -> str:
 
 
 def payload_cell(column: IncomingColumn) -> str:
-    if column.shape in (Shape.FLOAT, Shape.BINARY, Shape.NESTED):
+    """What a rejection keeps of a cell: a text that the column's type reads as the same value again."""
+    if column.shape is Shape.NUMBER:  # JSON would write a long decimal as a float
+        exact = f"to_json({column.ref}::VARCHAR)"
+        return f"CASE WHEN typeof({column.ref}) LIKE 'DECIMAL%' THEN {exact} ELSE to_json({column.ref}) END"
+    if column.shape not in (Shape.TEXT, Shape.STRING):
         return f"{column.ref}::VARCHAR"
     return column.ref
 

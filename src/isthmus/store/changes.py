@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from isthmus import duck
@@ -32,8 +33,18 @@ class Commit:
 class Changes:
     """The rows of one export at one snapshot."""
 
-    def __init__(self, lake: Lake, snapshot_id: int, selection: Selection, scope: Scope) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        snapshot_id: int,
+        selection: Selection,
+        scope: Scope,
+        *,
+        exclude_origin: str | None = None,
+    ) -> None:
+        """`exclude_origin` is the id of a connection: events that were read from it are out of scope."""
         self._lake, self._at, self._selection, self._scope = lake, int(snapshot_id), selection, scope
+        self._exclude_origin = exclude_origin
 
     def commits(self, table: Table, seqs: SeqRange) -> list[Commit]:
         """The commits inside the range that have present rows of the table in scope, in order."""
@@ -72,6 +83,12 @@ class Changes:
         for seq, count, checksum in rows:
             yield Tally(int(seq), int(count), int(checksum))
 
+    @cached_property
+    def _knows_origins(self) -> bool:
+        """Whether events had an origin at this moment already: a run may have been planned before they did."""
+        columns = self._lake.query_past(f"DESCRIBE SELECT * FROM {self._versioned('events')}")
+        return any(name == "origin" for name, *_ in columns)
+
     def _versioned(self, name: str) -> str:
         return f"lake.{name} AT (VERSION => {self._at})"
 
@@ -90,6 +107,8 @@ class Changes:
                 parts.append(f"(event_time >= {since}::TIMESTAMPTZ OR landed_seq > {self._scope.connected_seq})")
             if self._selection.metrics is not None or self._selection.exclude_integrations:
                 parts.append(f"metric_id IN ({self._selected_metrics()})")
+            if self._exclude_origin is not None and self._knows_origins:
+                parts.append(f"unguard(origin) IS DISTINCT FROM {duck.literal(self._exclude_origin)}")
         if table.name == METRIC.name:
             parts.append(f"metric_id IN ({self._selected_metrics()})")
         return " AND ".join(parts)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from isthmus.duck import literal
 from isthmus.store import identity
 from isthmus.store.lake import Write
 
 
-def land(write: Write, kinds: Sequence[str]) -> int:
+def land(write: Write, kinds: Sequence[str], connection: str | None = None) -> int:
     """Insert the good rows of `mapped` that are new; the first of a key wins. Returns how many landed.
+
+    `connection` is the id of the one they were read from, if they were.
 
     Leaves `fresh(event_id, n, profile_id)` behind. Needs the tables of `identity.resolve`.
     """
@@ -50,8 +53,10 @@ def land(write: Write, kinds: Sequence[str]) -> int:
             f"now(), now(), {seq} FROM mapped WHERE metric_id IN (SELECT metric_id FROM unheard) "
             "AND n IN (SELECT n FROM fresh) GROUP BY metric_id"
         )
+    origin = f"guard({literal(connection)})" if connection else "NULL"
     con.execute(
         f"INSERT INTO lake.events SELECT f.event_id, {seq}, {seq}, m.metric_id, f.profile_id, m.event_time, now(), "
-        "guard(m.unique_id), m.value, m.value_currency, m.properties FROM mapped m JOIN fresh f USING (n)"
+        "guard(m.unique_id), m.value, m.value_currency, m.properties, "
+        f"{origin} FROM mapped m JOIN fresh f USING (n)"
     )
     return landed

@@ -17,7 +17,7 @@ from isthmus.duck import literal
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts, IncomingColumn, Reason, find_fault
 from isthmus.model.mapping import Mapping
-from isthmus.store import cells, events, identity, mapped, profiles, rejections
+from isthmus.store import cells, events, identity, mapped, news, profiles, rejections
 from isthmus.store.lake import Lake, Write
 
 
@@ -65,10 +65,19 @@ class Landing:
         key: str,
         phone_region: str | None = None,
         numbered: bool = True,
+        origin: str | None = None,
+        connection: str | None = None,
+        needs_changed_at: bool = False,
     ) -> None:
-        """`numbered` says that a row's number means something to a person; the rows of a relation have none."""
+        """`numbered` says that a row's number means something to a person; the rows of a relation have none.
+
+        With an `origin` rows of profiles that are no news from there change nothing (see `store.news`). `connection` is
+        the id of the one that events are read from: its own exports leave them out. With `needs_changed_at` a row that
+        does not say when it was changed is a rejection.
+        """
         self.lake, self.mapping, self.label, self.key, self._numbered = lake, mapping, label, key, numbered
-        self.mapped = mapped.build(mapping, columns, lines=lines)
+        self.origin, self.connection = origin if mapping.data == "profiles" else None, connection
+        self.mapped = mapped.build(mapping, columns, as_lines=lines, needs_changed_at=needs_changed_at)
         self.kinds = self.mapped.identifiers
         self.phone_region = phone_region
         self._phone_column = next((c for kind, c in mapping.identifiers if kind == "phone_number"), None)
@@ -89,25 +98,48 @@ class Landing:
 
         `refused` are rows that did not come as far as a batch, as `rejections.keep` wants them. With `record` the
         progress is kept in the same transaction, so that a landing that was cut off goes on behind its last whole
-        batch. Landing a batch again changes nothing. `cursor` is kept with it, and always. Raises StoreError; then nothing
-        of this batch is in the store.
+        batch. Landing a batch again changes nothing. `cursor` is kept with it, and always. Raises StoreError; then
+        nothing of this batch is in the store.
         """
         con = self.lake.con
         con.register("incoming", batch)
         try:
-            self._read_phones(con)
-            try:
-                con.execute(f"CREATE OR REPLACE TEMP TABLE mapped AS {self.mapped.sql}")
-                self._look_closely(con)
-            except duckdb.ConversionException as e:
-                raise InvalidInput(
-                    f"{self.label} has a value that cannot be converted: {e}", hint="send that column as text"
-                ) from e
+            self._map(con)
             return self.lake.write(
                 lambda write: self._land(write, batch.num_rows, so_far, refused, done, record, cursor)
             )
         finally:
             con.unregister("incoming")
+
+    def replay(self, batch: rejections.Kept) -> Counts:
+        """Land the payloads of rejections, and take away those of them that are none any more, in one transaction.
+
+        One that fails again is kept once, with its present reason. Raises as `land` does.
+        """
+        con = self.lake.con
+        rejections.prepare(con, batch)
+        try:
+            self._map(con)
+            return self.lake.write(lambda write: self._replay(write, batch.rows))
+        finally:
+            con.execute("DROP TABLE IF EXISTS incoming")
+
+    def _map(self, con: duckdb.DuckDBPyConnection) -> None:
+        self._read_phones(con)
+        try:
+            con.execute(f"CREATE OR REPLACE TEMP TABLE mapped AS {self.mapped.sql}")
+            self._look_closely(con)
+        except duckdb.ConversionException as e:
+            raise InvalidInput(
+                f"{self.label} has a value that cannot be converted: {e}", hint="send that column as text"
+            ) from e
+
+    def _replay(self, write: Write, size: int) -> Counts:
+        counts, good = self._take(write, size, newcomers_only=False)
+        self._reject(write, counts, replayed=True)
+        rejections.settle(write)
+        counts.rejected = counts.read - good
+        return counts
 
     def _land(
         self,
@@ -120,23 +152,9 @@ class Landing:
         cursor: dict[str, Any] | None,
     ) -> Progress:
         con = write.con
-        identity.resolve(write, self.kinds)
-        profiles.merge(write)
-        counts = Counts(read=size + (refused.num_rows if refused else 0))
-        if self.mapping.data == "events":
-            counts.landed = events.land(write, self.kinds)
-            profiles.patch_from_events(write)
-            good = _number(con, f"SELECT count(*) FROM {identity.placed(self.kinds)}")
-        else:
-            fields = [name for name, _ in self.mapping.fields]
-            # A file that was landed before is no news about anybody who is still here.
-            profiles.patch_from_rows(write, self.kinds, fields, newcomers_only=not record)
-            good = _number(con, "SELECT count(*) FROM placed")
-            counts.landed = _number(con, "SELECT count(*) FROM placed SEMI JOIN changed USING (profile_id)")
-        counts.repeated = good - counts.landed
-        counts.profiles_created = _number(con, "SELECT count(*) FROM newcomers")
-        counts.merged = _number(con, "SELECT count(*) FROM merging")
-        counts.taken = _number(con, "SELECT count(*) FROM taken")
+        # A file that was landed before is no news about anybody who is still here.
+        counts, good = self._take(write, size, newcomers_only=not record)
+        counts.read += refused.num_rows if refused else 0
         self._reject(write, counts)
         if refused:
             rejections.keep(write, refused, label=self.label, data=self.mapping.data)
@@ -157,7 +175,30 @@ class Landing:
             )
         return reached
 
-    def _reject(self, write: Write, counts: Counts) -> None:
+    def _take(self, write: Write, size: int, *, newcomers_only: bool) -> tuple[Counts, int]:
+        """Land the good rows of `mapped`: what came of them, and how many they were."""
+        con = write.con
+        counts = Counts(read=size)
+        stale = news.sift(write, self.origin, self.mapping) if self.origin else 0
+        identity.resolve(write, self.kinds)
+        profiles.merge(write)
+        if self.mapping.data == "events":
+            counts.landed = events.land(write, self.kinds, self.connection)
+            profiles.patch_from_events(write)
+            good = _number(con, f"SELECT count(*) FROM {identity.placed(self.kinds)}")
+        else:
+            profiles.patch_from_rows(write, self.mapping, self.mapped.branches, newcomers_only=newcomers_only)
+            if self.origin:
+                news.keep(write, self.origin)
+            good = _number(con, "SELECT count(*) FROM placed") + stale
+            counts.landed = _number(con, "SELECT count(*) FROM placed SEMI JOIN changed USING (profile_id)")
+        counts.repeated = good - counts.landed
+        counts.profiles_created = _number(con, "SELECT count(*) FROM newcomers")
+        counts.merged = _number(con, "SELECT count(*) FROM merging")
+        counts.taken = _number(con, "SELECT count(*) FROM taken")
+        return counts, good
+
+    def _reject(self, write: Write, counts: Counts, *, replayed: bool = False) -> None:
         """Keep the rows that broke a rule, those that name a profile nobody has, and the identifiers that are taken."""
         con = write.con
         faults = self.mapped.faults
@@ -197,12 +238,15 @@ class Landing:
                     "unguard(x.value) || ' belongs to another profile, known by a higher identifier; the row landed "
                     "without it', true FROM taken x JOIN who w USING (t)"
                 )
+            number = "row_number" if replayed else "p.n" if self._numbered else "NULL"
+            payload = "payload" if replayed else self.mapped.payload
             rejections.keep_from(
                 write,
                 f"SELECT {literal(self.label)} AS source, '{self.mapping.data}' AS data, "
-                f'{"p.n" if self._numbered else "NULL"} AS row_number, p."column", '
-                f"p.reason, p.message, {self.mapped.payload} AS payload, p.landed "
+                f'{number} AS row_number, p."column", p.reason, p.message, {payload} AS payload, p.landed '
                 f"FROM ({' UNION ALL '.join(parts)}) p JOIN incoming USING (n)",
+                columns=list(self._columns.values()),
+                lines=self._lines,
             )
         finally:
             con.unregister("faults")

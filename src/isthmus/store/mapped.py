@@ -6,17 +6,17 @@ first rule that the row breaks (NULL if none): `Mapped.faults[bad - 1]` says whi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from isthmus.duck import literal
 from isthmus.model import intake
 from isthmus.model.intake import IncomingColumn, Reason, Shape
-from isthmus.model.mapping import Given, Mapping
+from isthmus.model.mapping import CHANNELS, NESTING, Given, Mapping, levels
 from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
-from isthmus.store import cells
+from isthmus.store import cells, lines, properties
+from isthmus.store.properties import Branches, Part, Tree
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Mapped:
     identifiers: list[str]
     suspicious: bool  # whether rows must be looked at by `intake.find_fault`
     payload: str  # SQL for a source row as text, to keep with a rejection
+    branches: Branches = field(default_factory=dict)  # the objects that the names of properties make
 
 
 class _Rules:
@@ -54,19 +55,26 @@ class _Rules:
         return f"CASE {' '.join(self._cases)} END" if self._cases else "NULL::INTEGER"
 
 
-def build(mapping: Mapping, columns: Sequence[IncomingColumn], *, lines: bool) -> Mapped:
-    """The SQL for this mapping over `incoming(n, c0, c1, …)`, or over `incoming(n, line)` for JSON lines."""
-    return _Builder(mapping, columns, lines).build()
+def build(
+    mapping: Mapping, columns: Sequence[IncomingColumn], *, as_lines: bool, needs_changed_at: bool = False
+) -> Mapped:
+    """The SQL for this mapping over `incoming(n, c0, c1, …)`, or over `incoming(n, line)` for JSON lines.
+
+    With `needs_changed_at` a row that does not say when it was changed is a rejection.
+    """
+    return _Builder(mapping, columns, as_lines, needs_changed_at).build()
 
 
 class _Builder:
-    def __init__(self, mapping: Mapping, columns: Sequence[IncomingColumn], lines: bool) -> None:
-        self.mapping, self.lines = mapping, lines
+    def __init__(
+        self, mapping: Mapping, columns: Sequence[IncomingColumn], as_lines: bool, needs_changed_at: bool
+    ) -> None:
+        self.mapping, self.lines, self.needs_changed_at = mapping, as_lines, needs_changed_at
         self.rules = _Rules()
         self.named = {c.name: c for c in columns}
         self.columns = list(columns)
         self.out: list[tuple[str, str]] = []
-        if lines:
+        if as_lines:
             self.paths = list(dict.fromkeys(column for _, column in self._wanted()))
             self.named = {
                 name: IncomingColumn(name, f"x[{i}]", Shape.TEXT) for i, name in enumerate(self.paths, start=1)
@@ -76,13 +84,20 @@ class _Builder:
         return [*self.mapping.used(), *(self.mapping.properties or ())]
 
     def build(self) -> Mapped:
-        if self.lines:
-            self._line_rules()
+        for condition, reason, message in lines.faults(self.mapping) if self.lines else ():
+            self.rules.add(condition, "", reason, message)
         self._identifiers()
         if self.mapping.data == "events":
             self._event_fields()
         else:
             self._profile_fields()
+        if self.mapping.changed_at and (self.mapping.data == "profiles" or self.needs_changed_at):
+            self._changed_at(self.mapping.changed_at)
+        for channel in (name for name, _ in self.mapping.consent if name in CHANNELS):
+            times = [f"{channel}_at"] if f"{channel}_at" in dict(self.mapping.consent) else []
+            since = f"coalesce({', '.join([*times, *(['changed_at'] if self.mapping.changed_at else []), 'now()'])})"
+            self.out.append((f"consent_{channel}", f"consent_value(status_{channel}, {since})"))
+        self.tree = lines.tree(self.mapping) if self.lines else Tree.of(self._parts())
         properties = self._line_properties() if self.lines else self._cell_properties()
         self._property_rules()
         first = ", ".join(f"{sql} AS {name}" for name, sql in self.out)
@@ -96,13 +111,15 @@ class _Builder:
             [kind for kind, _ in self.mapping.identifiers],
             suspicious=self._free_form(),
             payload=self._payload(),
+            branches=self.tree.branches(),
         )
 
     def _result(self) -> list[str]:
         kinds = [f"id_{kind}" for kind, _ in self.mapping.identifiers]
         if self.mapping.data == "profiles":
             order = "changed_at" if self.mapping.changed_at else "NULL::TIMESTAMPTZ AS changed_at"
-            return ["n", *kinds, *(name for name, _ in self.mapping.fields), order, "properties", "bad"]
+            consent = [f"consent_{name}" for name, _ in self.mapping.consent if name in CHANNELS]
+            return ["n", *kinds, *(name for name, _ in self.mapping.fields), *consent, order, "properties", "bad"]
         # Without an id of its own a row stands for itself: the same content is the same event.
         # Value and currency are among the properties.
         content = "concat('content:', epoch_us(event_time), '-', md5(properties))"
@@ -120,36 +137,7 @@ class _Builder:
     def _incoming(self) -> str:
         if not self.lines:
             return "incoming"
-        limit = intake.MAX_EVENT_BYTES if self.mapping.data == "events" else intake.MAX_PROFILE_BYTES
-        paths = "[" + ", ".join(literal(cells.pointer(p)) for p in self.paths) + "]"
-        extract = f"json_extract_string(text, {paths})" if self.paths else "[]::VARCHAR[]"
-        return (
-            f"(SELECT n, big, text, fine, keys, x, CASE WHEN has_null(rest) THEN "
-            "without_nulls(TRY(rest::JSON::MAP(VARCHAR, JSON)))::JSON::VARCHAR ELSE rest END AS rest FROM "
-            f"(SELECT *, CASE WHEN fine THEN {extract} END AS x, CASE WHEN fine THEN {self._rest()} END AS rest, "
-            "CASE WHEN fine THEN json_keys(text) END AS keys FROM "
-            "(SELECT *, coalesce(CASE WHEN json_valid(text) THEN json_type(text) = 'OBJECT' END, false) AS fine FROM "
-            f"(SELECT n, octet_length(line) > {limit} AS big, "
-            f"CASE WHEN octet_length(line) <= {limit} THEN TRY(decode(line)) END AS text FROM incoming))))"
-        )
-
-    def _rest(self) -> str:
-        """What of a line becomes properties: the object without its mapped keys, or only the properties named."""
-        if self.mapping.properties is None:
-            drop = {column: None for _, column in self.mapping.used()} | {c: None for c in self.mapping.ignore}
-            return f"json_merge_patch(text, {literal(json.dumps(drop))})::VARCHAR"
-        picked = ", ".join(
-            f"{literal(cells.key(key))} || json_extract(text, {literal(cells.pointer(column))})::VARCHAR"
-            for key, column in self.mapping.properties
-        )
-        return f"'{{' || concat_ws(',', {picked}) || '}}'" if picked else "'{}'"
-
-    def _line_rules(self) -> None:
-        limit = "5 MB" if self.mapping.data == "events" else "100 KB"
-        self.rules.add("big", "", Reason.TOO_LARGE, f"the line is larger than {limit}")
-        self.rules.add("text IS NULL", "", Reason.BAD_ENCODING, "the line is not valid UTF-8")
-        self.rules.add("NOT fine", "", Reason.BAD_JSON, "the line is not one JSON object")
-        self.rules.add("len(keys) <> len(list_distinct(keys))", "", Reason.BAD_JSON, "a key stands twice in the object")
+        return lines.incoming(self.mapping, self.paths)
 
     def _column(self, name: str) -> IncomingColumn:
         return self.named[name]
@@ -250,10 +238,34 @@ class _Builder:
                 Reason.TOO_LONG,
                 "a text has up to 100 KB",
             )
-        if self.mapping.changed_at:
-            self._time("changed_at", self.mapping.changed_at, required=False)
+        self._consent()
 
-    def _time(self, name: str, column: str, *, required: bool) -> None:
+    def _consent(self) -> None:
+        given = dict(self.mapping.consent)
+        for channel in CHANNELS:
+            if channel not in given:
+                continue
+            raw = self._raw(given[channel], channel)
+            self.out.append((f"status_{channel}", f"consent_status({raw})"))
+            self.rules.add(
+                f"trim({raw}) <> '' AND status_{channel} IS NULL",
+                given[channel],
+                Reason.BAD_CONSENT,
+                "not Subscribe, Subscribed, Unsubscribed or Never Subscribed",
+            )
+            at = given.get(f"{channel}_at")
+            if at:
+                self._time(f"{channel}_at", at)
+
+    def _changed_at(self, column: str) -> None:
+        self._time("changed_at", column)
+        if self.needs_changed_at:
+            raw = self._presence(self._column(column), "changed_at")
+            self.rules.add(
+                f"{raw} IS NULL", column, Reason.NO_CHANGED_AT, "the row does not say when it was last changed"
+            )
+
+    def _time(self, name: str, column: str, *, required: bool = False) -> None:
         given = self._column(column)
         raw = self._presence(given, name)
         value = {
@@ -315,51 +327,27 @@ class _Builder:
             return []
         return [self.named[c] for _, c in self.mapping.property_columns([c.name for c in self.columns])]
 
-    def _cell_properties(self) -> str:
-        parts: list[tuple[str, str, str]] = self._own_properties()
-        own = {key for key, _, _ in parts}
-        for key, name in self.mapping.property_columns([c.name for c in self.columns]):
-            if key in own:  # no reader of JSON agrees with the next on what a key that stands twice means
+    def _parts(self) -> list[Part]:
+        """The columns that become properties, behind what is ours."""
+        own = [Part((key,), value, there, key) for key, value, there in self._own_properties()]
+        taken = {part.path for part in own}
+        clear = self.mapping.cleared_properties()
+        parts = []
+        for name, column in self.mapping.property_columns([c.name for c in self.columns]):
+            path, given = levels(name), self.named[column]
+            if path in taken:  # no reader of JSON agrees with the next on what a key that stands twice means
                 continue
-            column = self.named[name]
-            parts.append((key, cells.as_json(column), f"{column.ref} IS NOT NULL"))
-            self._shape_rules(column)
-        if not parts:
-            return "'{}'"
-        all_there = " AND ".join(there for _, _, there in parts)
-        whole = ", ".join(
-            f"{literal((',' if i else '') + cells.key(key))}, {value}" for i, (key, value, _) in enumerate(parts)
-        )
-        some = ", ".join(
-            f"CASE WHEN {there} THEN {literal(cells.key(key))} || {value} END" for key, value, there in parts
-        )
-        if len(parts) > intake.MAX_PROPERTIES:
-            self.out.append(("many", " + ".join(f"({there})::INTEGER" for _, _, there in parts)))
-        # Most rows of most files are full: for them one concatenation, without looking for gaps.
-        inner = f"CASE WHEN {all_there} THEN concat({whole}) ELSE concat_ws(',', {some}) END"
-        return f"concat('{{', guard_json({inner}), '}}')"
+            parts.append(Part(path, cells.as_json(given), f"{given.ref} IS NOT NULL", column, name in clear))
+            for flag, condition, reason, message in properties.shape_faults(given):
+                if all(existing != flag for existing, _ in self.out):
+                    self.out.append((flag, condition))
+                    self.rules.add(flag, column, reason, message)
+        return own + parts
 
-    def _shape_rules(self, column: IncomingColumn) -> None:
-        flag = f"fault_{column.ref}"
-        match column.shape:
-            case Shape.FLOAT:
-                self.out.append((flag, f"NOT isfinite({column.ref})"))
-                self.rules.add(flag, column.name, Reason.BAD_NUMBER, "NaN and Infinity cannot be kept")
-            case Shape.HUGE:
-                self.out.append((flag, f"{column.ref} IS NOT NULL AND TRY_CAST({column.ref} AS BIGINT) IS NULL"))
-                self.rules.add(flag, column.name, Reason.BAD_NUMBER, "an integer of more than 64 bits; send it as text")
-            case Shape.TIMESTAMP:
-                self.out.append((flag, f"{column.ref} IS NOT NULL AND in_range({column.ref}::TIMESTAMPTZ) IS NULL"))
-                self.rules.add(flag, column.name, Reason.BAD_TIME, "a time outside the years 1 to 9999")
-            case Shape.TEXT | Shape.STRING:
-                self.out.append((flag, f"contains({column.ref}, chr(0))"))
-                self.rules.add(flag, column.name, Reason.NUL, "the text holds the NUL character U+0000")
-                flag = f"long_{column.ref}"
-                too_long = f"octet_length(encode({column.ref})) > {intake.MAX_STRING_BYTES}"
-                self.out.append(
-                    (flag, f"length({column.ref}) > 25600 AND {column.ref}[1] NOT IN ('{{', '[') AND {too_long}")
-                )
-                self.rules.add(flag, column.name, Reason.TOO_LONG, "a text has up to 100 KB")
+    def _cell_properties(self) -> str:
+        if len(self.tree.below) > intake.MAX_PROPERTIES:
+            self.out.append(("many", self.tree.count()))
+        return self.tree.object()
 
     def _line_properties(self) -> str:
         own = self._own_properties()
@@ -372,6 +360,10 @@ class _Builder:
         )
 
     def _property_rules(self) -> None:
+        for part, inner in self.tree.torn():
+            name, below = NESTING.join(part.path), NESTING.join(inner[0].path)
+            words = f"{name!r} has a value, and so has its part {below!r}: a property is a value or an object"
+            self.rules.add(properties.both(part, inner), part.column, Reason.BAD_VALUE, words)
         events = self.mapping.data == "events"
         limit = intake.MAX_EVENT_BYTES if events else intake.MAX_PROFILE_BYTES
         words = "an event has up to 5 MB" if events else "a profile has up to 100 KB"

@@ -97,14 +97,14 @@ def erase(lake: Lake, profile_id: str) -> dict[str, int]:
             return {"profiles": 0, "events": 0, "identifiers": 0, "rejections": 0}
         write.touched = True
         con.execute(
-            "CREATE OR REPLACE TEMP TABLE gone AS SELECT event_id, metric_id, event_time, landed_seq FROM lake.events "
-            "WHERE profile_id = ?",
+            "CREATE OR REPLACE TEMP TABLE gone AS SELECT event_id, metric_id, event_time, landed_seq, origin "
+            "FROM lake.events WHERE profile_id = ?",
             at,
         )
         con.execute("DELETE FROM lake.events WHERE profile_id = ?", at)
         con.execute(
             f"INSERT INTO lake.tombstones SELECT 'event', event_id, 'erased', {write.seq}, "
-            "metric_id, event_time, landed_seq FROM gone"
+            "metric_id, event_time, landed_seq, origin FROM gone"
         )
         con.execute(
             "CREATE OR REPLACE TEMP TABLE names AS SELECT kind, unguard(value) AS value FROM lake.identifiers "
@@ -113,10 +113,17 @@ def erase(lake: Lake, profile_id: str) -> dict[str, int]:
         )
         con.execute(f"CREATE OR REPLACE TEMP TABLE naming AS {_NAMING}")
         con.execute("DELETE FROM lake.rejections WHERE rejection_id IN (SELECT rejection_id FROM naming)")
+        # Of a row that was merged away, too: news are kept under the profile they were heard of.
+        con.execute(
+            "DELETE FROM lake.profile_news WHERE profile_id = $id OR profile_id IN "
+            "(SELECT value::UUID FROM names WHERE kind = 'profile_id')",
+            {"id": profile_id},
+        )
         con.execute("DELETE FROM lake.identifiers WHERE profile_id = ?", at)
         con.execute("DELETE FROM lake.profiles WHERE profile_id = ?", at)
         con.execute(
-            "INSERT INTO lake.tombstones VALUES ('profile', ?, 'erased', ?, NULL, NULL, NULL)", [profile_id, write.seq]
+            "INSERT INTO lake.tombstones VALUES ('profile', ?, 'erased', ?, NULL, NULL, NULL, NULL)",
+            [profile_id, write.seq],
         )
         # Merges into this profile, and those that had gone into the ones merged into it.
         con.execute(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from isthmus.model.mapping import CHANNELS, Mapping
 from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
-from isthmus.store import identity
+from isthmus.store import consent, identity, properties
 from isthmus.store.lake import Write
+from isthmus.store.properties import Branches
 
 IDENTITY = ("external_id", "email", "phone_number")
 _FIELDS = [name for name, _ in PROFILE_FIELDS]
@@ -23,25 +23,35 @@ def patch_from_events(write: Write) -> None:
         f"FROM ({_named()}) a FULL JOIN (SELECT f.profile_id, max(m.event_time) AS last_event_date "
         "FROM fresh f JOIN mapped m USING (n) GROUP BY f.profile_id) b ON a.profile_id = b.profile_id"
     )
-    _apply(write, fields=[], fill_gaps_only=True)
+    _apply(write)
 
 
-def patch_from_rows(write: Write, kinds: Sequence[str], fields: list[str], *, newcomers_only: bool) -> None:
+def patch_from_rows(write: Write, mapping: Mapping, branches: Branches, *, newcomers_only: bool) -> None:
     """Bring profiles up to date with the rows of `mapped`: per profile and field the last value that is not NULL wins,
-    in the order of changed_at, then of the rows. Properties are joined key by key in the same order."""
+    or, of what is to be cleared, the last one; in the order of changed_at, then of the rows. Properties are joined key
+    by key in the same order."""
+    kinds = [kind for kind, _ in mapping.identifiers]
+    fields = [name for name, _ in mapping.fields]
+    channels = [name for name, _ in mapping.consent if name in CHANNELS]
     order = "(coalesce(m.changed_at, TIMESTAMPTZ '0001-01-01 00:00:00+00'), m.n)"
-    last = "".join(f", arg_max({_guarded(f, f'm.{f}')}, {order}) FILTER (m.{f} IS NOT NULL) AS {f}" for f in fields)
+    last = "".join(
+        f", arg_max_null({_guarded(f, f'm.{f}')}, {order}) AS {f}"
+        if f in mapping.clear
+        else f", arg_max({_guarded(f, f'm.{f}')}, {order}) FILTER (m.{f} IS NOT NULL) AS {f}"
+        for f in fields
+    ) + "".join(f", max(m.consent_{channel}) AS consent_{channel}" for channel in channels)
     write.con.execute(f"CREATE OR REPLACE TEMP TABLE placed AS SELECT m.n, w.profile_id FROM {identity.placed(kinds)}")
     only = "SEMI JOIN newcomers USING (profile_id)" if newcomers_only else ""
     write.con.execute(
         "CREATE OR REPLACE TEMP TABLE patch AS SELECT b.*, a.external_id, a.email, a.phone_number, "
         "NULL::TIMESTAMPTZ AS last_event_date "
         f"FROM (SELECT r.profile_id{last}, CASE WHEN count(*) = 1 THEN any_value(m.properties)::JSON "
-        f"ELSE list_reduce(list(m.properties::JSON ORDER BY {order}), lambda a, b: merge_objects(a, b)) END "
+        f"ELSE list_reduce(list(m.properties::JSON ORDER BY {order}), "
+        f"lambda a, b: {properties.joined('a', 'b', branches)}) END "
         f"AS properties FROM placed r JOIN mapped m USING (n) {only} GROUP BY r.profile_id) b "
         f"LEFT JOIN ({_named()}) a USING (profile_id)"
     )
-    _apply(write, fields=fields, fill_gaps_only=False)
+    _apply(write, mapping=mapping, branches=branches)
 
 
 def _guarded(field: str, sql: str) -> str:
@@ -53,29 +63,36 @@ def _named() -> str:
     return f"SELECT profile_id, {picks} FROM named GROUP BY profile_id"
 
 
-def _apply(write: Write, *, fields: list[str], fill_gaps_only: bool) -> None:
-    """Write `patch` where it changes something. Leaves `changed(profile_id, existed)` behind."""
+def _apply(write: Write, *, mapping: Mapping | None = None, branches: Branches | None = None) -> None:
+    """Write `patch` where it changes something; without a mapping it fills gaps only. Leaves
+    `changed(profile_id, existed)` behind."""
+    fields = [name for name, _ in mapping.fields] if mapping else []
+    channels = [name for name, _ in mapping.consent if name in CHANNELS] if mapping else []
 
     def value(name: str) -> str:
         if name in IDENTITY:
-            return f"coalesce(p.{name}, x.{name})" if fill_gaps_only else f"coalesce(x.{name}, p.{name})"
+            return f"coalesce(x.{name}, p.{name})" if mapping else f"coalesce(p.{name}, x.{name})"
+        if mapping and name in fields and name in mapping.clear:
+            return f"x.{name}"
         return f"coalesce(x.{name}, p.{name})" if name in fields else f"p.{name}"
 
-    properties = (
-        "CASE WHEN x.properties IS NULL THEN coalesce(p.properties, '{}'::JSON) "
-        "ELSE merge_objects(p.properties, x.properties) END"
-    )
+    both = properties.joined("p.properties", "x.properties", branches or {})
+    if mapping and mapping.cleared_properties():
+        both = properties.cleared(both, branches or {})
+    joined = f"CASE WHEN x.properties IS NULL THEN coalesce(p.properties, '{{}}'::JSON) ELSE {both} END"
+    subscriptions = consent.updated(channels, before="p.subscriptions", rows="x")
     last_event_date = "greatest(p.last_event_date, x.last_event_date)"
     different = " OR ".join(
         f"{sql} IS DISTINCT FROM p.{name}"
         for name, sql in [(n, value(n)) for n in (*IDENTITY, *fields)]
-        + [("properties::VARCHAR", f"({properties})::VARCHAR"), ("last_event_date", last_event_date)]
+        + [("properties::VARCHAR", f"({joined})::VARCHAR"), ("last_event_date", last_event_date)]
+        + [("subscriptions::VARCHAR", f"({subscriptions})::VARCHAR")] * bool(channels)
     )
     columns = ", ".join(f"{value(name)} AS {name}" for name in _FIELDS)
     write.con.execute(
         f"CREATE OR REPLACE TEMP TABLE changed AS SELECT x.profile_id, {write.seq}::BIGINT AS seq, {columns}, "
-        f"{properties} AS properties, p.subscriptions, coalesce(p.created, now()) AS created, now() AS updated, "
-        f"{last_event_date} AS last_event_date, p.profile_id IS NOT NULL AS existed "
+        f"{joined} AS properties, {subscriptions} AS subscriptions, coalesce(p.created, now()) AS created, "
+        f"now() AS updated, {last_event_date} AS last_event_date, p.profile_id IS NOT NULL AS existed "
         "FROM patch x LEFT JOIN lake.profiles p ON p.profile_id = x.profile_id "
         f"WHERE p.profile_id IS NULL OR {different}"
     )
@@ -107,16 +124,19 @@ def merge(write: Write) -> None:
     write.touched = True
     seq = write.seq
     con.execute(
-        "CREATE OR REPLACE TEMP TABLE sources AS SELECT p.*, m.destination, m.cause FROM lake.profiles p "
-        "JOIN merging m ON m.source = p.profile_id"
+        "CREATE OR REPLACE TEMP TABLE sources AS SELECT *, coalesce(phone_there, arg_min(phone_number, created) "
+        "FILTER (phone_number IS NOT NULL) OVER (PARTITION BY destination)) AS phone_after FROM (SELECT p.*, "
+        "m.destination, m.cause, d.phone_number AS phone_there FROM lake.profiles p JOIN merging m "
+        "ON m.source = p.profile_id LEFT JOIN lake.profiles d ON d.profile_id = m.destination)"
     )
     gaps = ", ".join(f"coalesce(p.{f}, (arg_min(s.{f}, s.created) FILTER (s.{f} IS NOT NULL))) AS {f}" for f in _FIELDS)
     grouped = ", ".join(f"p.{f}" for f in _FIELDS)
+    subscriptions = consent.merged("p.subscriptions", "s.subscriptions", same_phone="s.phone_number = s.phone_after")
     con.execute(
         f"CREATE OR REPLACE TEMP TABLE changed AS SELECT s.destination AS profile_id, {seq}::BIGINT AS seq, {gaps}, "
         "merge_objects(list_reduce(list(s.properties ORDER BY s.created DESC), lambda a, b: merge_objects(a, b)), "
         "coalesce(p.properties, '{}'::JSON)) AS properties, "
-        "coalesce(p.subscriptions, any_value(s.subscriptions)) AS subscriptions, "
+        f"{subscriptions} AS subscriptions, "
         "least(p.created, min(s.created)) AS created, now() AS updated, "
         "greatest(p.last_event_date, max(s.last_event_date)) AS last_event_date, p.profile_id IS NOT NULL AS existed "
         "FROM sources s LEFT JOIN lake.profiles p ON p.profile_id = s.destination "
@@ -125,7 +145,7 @@ def merge(write: Write) -> None:
     replace_with_changed(write)
     con.execute("DELETE FROM lake.profiles WHERE profile_id IN (SELECT source FROM merging)")
     con.execute(
-        f"INSERT INTO lake.tombstones SELECT 'profile', source, 'merged', {seq}, NULL, NULL, NULL FROM merging "
+        f"INSERT INTO lake.tombstones SELECT 'profile', source, 'merged', {seq}, NULL, NULL, NULL, NULL FROM merging "
         "WHERE source IN (SELECT profile_id FROM sources)"
     )
     _move_identifiers(write)
@@ -168,13 +188,14 @@ def _move_events(write: Write) -> None:
     if not con.execute("SELECT 1 FROM moved LIMIT 1").fetchone():
         return
     con.execute(
-        "CREATE OR REPLACE TEMP TABLE doubled AS SELECT event_id, metric_id, event_time, landed_seq FROM ("
-        "SELECT event_id, metric_id, event_time, landed_seq, "
+        "CREATE OR REPLACE TEMP TABLE doubled AS SELECT event_id, metric_id, event_time, landed_seq, origin FROM ("
+        "SELECT event_id, metric_id, event_time, landed_seq, origin, "
         "row_number() OVER (PARTITION BY destination, metric_id, unique_id "
         "ORDER BY landed_seq, ours, event_id) AS place FROM ("
-        "SELECT event_id, destination, metric_id, unique_id, event_time, landed_seq, 1 AS ours FROM moved UNION ALL "
-        "SELECT e.event_id, e.profile_id, e.metric_id, e.unique_id, e.event_time, e.landed_seq, 0 FROM lake.events e "
-        "WHERE e.profile_id IN (SELECT destination FROM merging))) WHERE place > 1"
+        "SELECT event_id, destination, metric_id, unique_id, event_time, landed_seq, origin, 1 AS ours "
+        "FROM moved UNION ALL "
+        "SELECT e.event_id, e.profile_id, e.metric_id, e.unique_id, e.event_time, e.landed_seq, e.origin, 0 "
+        "FROM lake.events e WHERE e.profile_id IN (SELECT destination FROM merging))) WHERE place > 1"
     )
     con.execute(
         "DELETE FROM lake.events WHERE profile_id IN (SELECT source FROM merging) "
@@ -182,9 +203,11 @@ def _move_events(write: Write) -> None:
     )
     con.execute(
         f"INSERT INTO lake.events SELECT event_id, {seq}, landed_seq, metric_id, destination, event_time, ingested, "
-        "unique_id, value, value_currency, properties FROM moved WHERE event_id NOT IN (SELECT event_id FROM doubled)"
+        "unique_id, value, value_currency, properties, origin FROM moved "
+        "WHERE event_id NOT IN (SELECT event_id FROM doubled)"
     )
     con.execute(
-        f"INSERT INTO lake.tombstones SELECT 'event', event_id, 'repeated', {seq}, metric_id, event_time, landed_seq "
+        f"INSERT INTO lake.tombstones SELECT 'event', event_id, 'repeated', {seq}, metric_id, event_time, "
+        "landed_seq, origin "
         "FROM doubled"
     )

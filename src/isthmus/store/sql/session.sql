@@ -75,6 +75,7 @@ CREATE OR REPLACE MACRO too_deep(s) AS
 CREATE OR REPLACE MACRO suspicious(s) AS
     length(s) > 100000
     OR regexp_matches(s, '[:\[,]\s*-?(\d{19}|(?i:nan|inf)|\d+(\.\d+)?[eE]\+?\d{3})|,\s*[\]}]|\\u0000');
+CREATE OR REPLACE MACRO trim_braces(s) AS substr(s, 2, length(s) - 2);
 CREATE OR REPLACE MACRO has_null(s) AS regexp_matches(s, ':\s*null');
 -- The later object's keys win, the first one's order stays; keys with null are left out. Going through a map undoes
 -- the escapes, so they are made again.
@@ -83,3 +84,17 @@ CREATE OR REPLACE MACRO without_nulls(m) AS
 CREATE OR REPLACE MACRO merge_objects(older, newer) AS
     guard_json(map_concat(coalesce(older, '{}')::MAP(VARCHAR, JSON), coalesce(newer, '{}')::MAP(VARCHAR, JSON))
         ::JSON::VARCHAR)::JSON;
+
+-- Consent as values of which the greater one counts: what is known before "never", the later before the earlier, and at
+-- one moment the opt-out. So the order in which rows arrive, and how often, makes no difference.
+CREATE OR REPLACE MACRO consent_status(s) AS CASE lower(trim(s))
+    WHEN 'subscribe' THEN 'subscribed' WHEN 'subscribed' THEN 'subscribed' WHEN 'unsubscribed' THEN 'unsubscribed'
+    WHEN 'never subscribed' THEN 'never_subscribed' END;
+CREATE OR REPLACE MACRO consent_value(status, since) AS CASE WHEN status IS NOT NULL THEN
+    {'known': status <> 'never_subscribed', 'since': since, 'refused': status = 'unsubscribed'} END;
+CREATE OR REPLACE MACRO consent_kept(subscriptions, channel) AS consent_value(
+    json_extract_string(subscriptions, '$.' || channel || '.status'),
+    TRY_CAST(json_extract_string(subscriptions, '$.' || channel || '.at') AS TIMESTAMPTZ));
+CREATE OR REPLACE MACRO consent_json(channel, c) AS CASE WHEN c IS NOT NULL THEN
+    '"' || channel || '":{"status":"' || CASE WHEN NOT c.known THEN 'never_subscribed' WHEN c.refused THEN 'unsubscribed'
+    ELSE 'subscribed' END || '","at":"' || strftime(c.since, '%Y-%m-%dT%H:%M:%S.%fZ') || '"}' END;
