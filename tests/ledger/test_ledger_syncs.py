@@ -131,6 +131,14 @@ def test_a_watermark_never_goes_back_and_belongs_to_its_generation(tx: Tx) -> No
     assert (found.watermark, found.snapshot_id, found.fresh_at) == (10, 10, NOON + timedelta(minutes=5))
 
 
+def test_freshness_that_is_yet_to_come_is_taken_back(tx: Tx) -> None:
+    """A clock was a day ahead, and is right again."""
+    sync_id = apply_everything(tx).sync_id
+    for watermark, now in ((1, NOON + timedelta(days=1)), (2, NOON)):
+        syncs.advance(tx, sync_id, generation=1, watermark=watermark, snapshot_id=watermark, fresh_at=now, at=now)
+    assert syncs.by_id(tx, sync_id).fresh_at == NOON
+
+
 def test_syncs_are_listed_by_name_and_by_connection(tx: Tx) -> None:
     b = apply_everything(tx, name="b")
     a = apply_everything(tx, name="a")

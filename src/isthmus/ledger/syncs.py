@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, case, insert, select, update
+from sqlalchemy import Row, and_, case, insert, select, update
 
 from isthmus.ledger.database import Change, Tx, new_id
 from isthmus.ledger.names import unknown
@@ -220,8 +220,11 @@ def advance(
         .values(
             watermark=watermark,
             snapshot_id=snapshot_id,
-            # A clock that was put back must not stop anything: order is the watermark's business.
-            fresh_at=case((syncs.c.fresh_at > fresh_at, syncs.c.fresh_at), else_=fresh_at),
+            # A clock that was put back must not stop anything: order is the watermark's business. What it said before,
+            # if that is yet to come, was never so: nobody may believe for a day that the data is fresher than now.
+            fresh_at=case(
+                (and_(syncs.c.fresh_at > fresh_at, syncs.c.fresh_at <= at), syncs.c.fresh_at), else_=fresh_at
+            ),
             updated_at=at,
         )
     )
