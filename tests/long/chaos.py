@@ -263,7 +263,7 @@ def landing(home: Home, steps: Sequence[Step], notes: Notes, progress: Callable[
 def meddling(home: Home, notes: Notes, seed: int, *, reactivations: int, pace_s: float = 0.6) -> Any:
     """Make syncs due, pause and resume them, cancel runs, verify, and ask for the history again."""
     chance = random.Random(seed)
-    verbs = ["due"] * 12 + ["pause"] * 2 + ["resume"] * 3 + ["cancel"] * 2 + ["verify"] * 2 + ["reactivate"]
+    verbs = ["due"] * 12 + ["pause"] * 2 + ["resume"] * 3 + ["cancel"] + ["verify"] * 2 + ["reactivate"]
     left = [reactivations]
 
     def meddle(over: threading.Event) -> None:
@@ -620,7 +620,8 @@ def loads(folder: Path, notes: Notes) -> list[Load]:
                 under_way[who] = load
                 found.append(load)
             case "end":
-                under_way.pop(who).end = said["at"]
+                ended = under_way.pop(who)
+                ended.end, ended.outcome = said["at"], said["outcome"]
             case outcome:
                 under_way[who].outcome = outcome
     for load in found:
@@ -699,6 +700,9 @@ def found_wrong(home: Home, story: Story | None, names: Sequence[str]) -> list[s
         for name in names:
             wrong += [f"{name}: {w}" for w in killing.found_wrong(home, story, name)]
     with App(home.settings()) as app, app.ledger.reading() as tx:
+        for sync in syncs.every(tx):
+            if sync.fresh_at and sync.fresh_at > datetime.now(UTC):
+                wrong.append(f"{sync.name} is fresh as of {sync.fresh_at}, which is yet to come")
         for lane in tx.execute(select(schema.lanes).where(schema.lanes.c.state != LaneState.IDLE)):
             wrong.append(f"a lane is {lane.state}: {lane}")
         for worker in tx.execute(select(schema.workers)):

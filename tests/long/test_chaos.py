@@ -32,10 +32,7 @@ from long.test_crashes import bucket_is_up, crashing_postgres
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(sys.platform != "linux", reason="crashes what it finds in /proc")]
 
-BLOWS = {
-    "embedded": int(__import__("os").environ.get("EB", "100")),
-    "scaled": int(__import__("os").environ.get("SB", "100")),
-}
+BLOWS = {"embedded": 100, "scaled": 100}
 TROUBLE = Trouble(before=0.04, after=0.04, slow_s=(0.05, 0.35))
 
 
