@@ -108,7 +108,8 @@ def preview_sync(app: App, name: str) -> list[dict[str, object]]:
 def list_syncs(app: App) -> list[tuple[Sync, Run | None]]:
     """All syncs, each with its newest run."""
     with app.ledger.reading() as tx:
-        return [(sync, next(iter(runs.newest(tx, sync_id=sync.sync_id, limit=1)), None)) for sync in syncs.every(tx)]
+        newest = runs.newest_of_each(tx)
+        return [(sync, newest.get(sync.sync_id)) for sync in syncs.every(tx)]
 
 
 def show_sync(app: App, name: str, *, runs_shown: int = 10) -> tuple[Sync, list[Run]]:

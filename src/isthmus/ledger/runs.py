@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from isthmus.ledger import errors, syncs
@@ -140,6 +140,7 @@ def finish_chunk(
     Returns the state of the run: go on only if it is still `running`. A person may have paused or cancelled it
     meanwhile; what was delivered is kept as done all the same, whoever says it: the warehouse has its receipt.
     """
+    held(tx, run_id)  # the sync before the run, as everyone does: two lanes would wait for each other else
     done = tx.execute(
         update(chunks)
         .where(chunks.c.run_id == run_id, chunks.c.number == number, chunks.c.done.is_(False))
@@ -162,11 +163,10 @@ def finish(tx: Tx, run_id: str, *, at: datetime) -> Run:
     Raises RunStopped, and changes nothing, if the run is over already, has chunks to do, or its sync has moved on.
     """
     run, sync = held(tx, run_id)
-    left = sum(not chunk.done for chunk in run.chunks)
     if run.state not in ACTIVE:
         raise RunStopped(f"the run {run_id} is {run.state}")
-    if left:
-        raise RunStopped(f"the run {run_id} has {left} chunks to do")
+    if to_do := left(tx, run_id):
+        raise RunStopped(f"the run {run_id} has {to_do} chunks to do")
     if run.kind in DELIVERING and not syncs.advance(
         tx,
         run.sync_id,
@@ -234,9 +234,7 @@ def snapshots_in_use(tx: Tx) -> list[int]:
 
 def get(tx: Tx, run_id: str) -> Run:
     """One run with its chunks and errors. Raises InvalidInput if there is none with that id."""
-    row = tx.execute(_QUERY.where(runs.c.run_id == run_id)).one_or_none()
-    if row is None:
-        raise InvalidInput(f"there is no run with the id {run_id}")
+    row = _header(tx, run_id)
     plan = tx.execute(select(chunks).where(chunks.c.run_id == run_id).order_by(chunks.c.number))
     return replace(_value(row, errors.of(tx, [run_id])), chunks=tuple(_chunk(one) for one in plan))
 
@@ -247,7 +245,9 @@ def matching(tx: Tx, prefix: str) -> Run:
     if prefix in ("", "run_"):
         raise InvalidInput("a run is named by its id or the beginning of it")
     prefix = prefix if prefix.startswith("run_") else f"run_{prefix}"
-    found = tx.scalars(select(runs.c.run_id).where(runs.c.run_id.startswith(prefix, autoescape=True)).limit(4)).all()
+    # Ids are hexadecimal: what begins like that lies before "g". Unlike LIKE, every database finds that by its index.
+    query = select(runs.c.run_id).where(runs.c.run_id >= prefix, runs.c.run_id < f"{prefix}g")
+    found = tx.scalars(query.where(runs.c.run_id.startswith(prefix, autoescape=True)).limit(4)).all()
     if not found:
         raise InvalidInput(f"there is no run whose id begins with {prefix}", hint="isthmus run list shows them")
     if len(found) > 1:
@@ -261,6 +261,21 @@ def newest(tx: Tx, *, sync_id: str | None = None, limit: int = 50) -> list[Run]:
     rows = tx.execute(query if sync_id is None else query.where(runs.c.sync_id == sync_id)).all()
     log = errors.of(tx, [row.run_id for row in rows])
     return [_value(row, log) for row in rows]
+
+
+def newest_of_each(tx: Tx) -> dict[str, Run]:
+    """The newest run of every sync that has one: with its errors, without its chunks. One question for all syncs."""
+    which = runs.alias("which")
+    last = (
+        select(which.c.run_id)
+        .where(which.c.sync_id == syncs_table.c.sync_id)
+        .order_by(which.c.planned_at.desc(), which.c.run_id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = tx.execute(_QUERY.where(runs.c.run_id.in_(select(last).select_from(syncs_table)))).all()
+    log = errors.of(tx, [row.run_id for row in rows])
+    return {row.sync_id: _value(row, log) for row in rows}
 
 
 def delivered(tx: Tx, sync_id: str, *, generation: int) -> list[SeqRange]:
@@ -307,10 +322,24 @@ def set_counts(tx: Tx, run_id: str, counts: dict[str, Any]) -> None:
 
 
 def held(tx: Tx, run_id: str) -> tuple[Run, Sync]:
-    """The run and its sync, held against others. Everyone takes the sync first: two could wait for each other else."""
-    sync = syncs.by_id(tx, get(tx, run_id).sync_id, lock=True)
+    """The run, without its chunks and errors, and its sync, held against others. Everyone takes the sync first: two
+    could wait for each other else."""
+    sync = syncs.by_id(tx, _header(tx, run_id).sync_id, lock=True)
     tx.execute(select(runs.c.run_id).where(runs.c.run_id == run_id).with_for_update())
-    return get(tx, run_id), sync
+    return _value(_header(tx, run_id), {}), sync
+
+
+def left(tx: Tx, run_id: str) -> int:
+    """How many chunks of a run are not done."""
+    query = select(func.count()).where(chunks.c.run_id == run_id, chunks.c.done.is_(False))
+    return tx.scalars(query).one()
+
+
+def _header(tx: Tx, run_id: str) -> Row[Any]:
+    row = tx.execute(_QUERY.where(runs.c.run_id == run_id)).one_or_none()
+    if row is None:
+        raise InvalidInput(f"there is no run with the id {run_id}")
+    return row
 
 
 _QUERY = select(runs, syncs_table.c.name.label("sync_name")).join(syncs_table)

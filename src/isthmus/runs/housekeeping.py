@@ -31,6 +31,10 @@ JUMP_S = 5.0
 
 _ALONE = 1
 
+_ORPHANS_EVERY = 30
+"""Looks after which the engine is asked what the dead have left there even if the ledger has nothing at work: an
+attempt that is over for the ledger may still count against the limit of its connection."""
+
 LimitOf = Callable[[str, int | None], int]
 """How many lanes a connection may have going at once: from its kind and what was set for it."""
 
@@ -50,31 +54,41 @@ class Housekeeping:
     _beats: dict[str, tuple[int, float]] = field(default_factory=dict)  # the last one, and the silence since
     _looked: float | None = None
     _clocks: tuple[datetime, float] | None = None
+    _looks: int = 0
 
     def tick(self) -> None:
         """Look after everything once."""
         seen = self.monotonic()
         with self.ledger.reading() as tx:
             there = workers.every(tx)
+            limits = {self.limit_of(kind, given) for kind, given in connections.in_use(tx)}
         silent_s = self._listened(there, seen)
-        self.engine.hear(self._limits())
+        self.engine.hear(limits)
         with self.ledger.alone(_ALONE) as first:
             if first:
-                gone = self._gone(there, silent_s)
-                self._take_from(gone)
-                self.engine.resume_orphans(self._live)
-                self._reconcile()
-                self._start_what_is_due()
+                self._look_after(self._gone(there, silent_s))
+
+    def _look_after(self, gone: set[str]) -> None:
+        self._take_from(gone)
+        now = self.now()
+        if self._clock_jumped(now):
+            self._realign(now)
+        with self.ledger.reading() as tx:  # one for all: where nothing is to be done, this is what a second costs
+            queued, going = lanes.waiting(tx), lanes.going(tx)
+            due = dues.due(tx, now)
+        self._looks += 1
+        if queued or going or gone or self._looks % _ORPHANS_EVERY == 1:
+            self.engine.resume_orphans(self._live)
+        if queued or going:
+            self._reconcile(queued, going, now)
+        for sync in due:
+            self._start(sync, now)
 
     def enqueue(self, waiting: Waiting, delay_s: float = 0.0) -> None:
         """Tell the engine of a lane that waits."""
         limit = self.limit_of(waiting.kind, waiting.concurrency)
         with self.ledger.transaction() as tx:
             self.engine.enqueue(tx, waiting.attempt, partition=waiting.connection_id, limit=limit, delay_s=delay_s)
-
-    def _limits(self) -> set[int]:
-        with self.ledger.reading() as tx:
-            return {self.limit_of(kind, given) for kind, given in connections.in_use(tx)}
 
     def _live(self) -> set[str]:
         with self.ledger.reading() as tx:
@@ -111,16 +125,10 @@ class Housekeeping:
             for worker_id in gone:
                 workers.leave(tx, worker_id)
 
-    def _reconcile(self) -> None:
+    def _reconcile(self, queued: list[Waiting], going: dict[Attempt, str], now: datetime) -> None:
         """Have the engine know what the ledger says: every lane that waits, and none that ended without a word."""
-        with self.ledger.reading() as tx:
-            queued = lanes.waiting(tx)
-            going = lanes.going(tx)
-            live = {w.worker_id for w in workers.every(tx)}
-        if not queued and not going:
-            return
+        live = self._live()
         states = self.engine.states([*(w.attempt for w in queued), *going])
-        now = self.now()
         for waiting in queued:
             state = states.get(waiting.attempt)
             wait_s = (waiting.due_at - now).total_seconds() if waiting.due_at else 0.0
@@ -142,15 +150,6 @@ class Housekeeping:
             queued = lanes.again(tx, attempt, worker_id, at=self.now())
         if queued is not None:
             self.engine.cancel([attempt])
-
-    def _start_what_is_due(self) -> None:
-        now = self.now()
-        if self._clock_jumped(now):
-            self._realign(now)
-        with self.ledger.reading() as tx:
-            due = dues.due(tx, now)
-        for sync in due:
-            self._start(sync, now)
 
     def _start(self, sync: Sync, now: datetime) -> None:
         """One run however many were missed; none if one is under way. A sync is never started twice for one moment."""
