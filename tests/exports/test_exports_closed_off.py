@@ -17,7 +17,7 @@ from isthmus.actions import syncing
 from isthmus.actions.here import present
 from isthmus.app import App
 from isthmus.exports import plan
-from isthmus.ledger import dues, lanes, runs
+from isthmus.ledger import closing, dues, lanes, runs
 from isthmus.model.errors import IsthmusError, RunStopped, SyncBusy
 from isthmus.model.table import Batch
 from isthmus.model.work import Run, RunError, RunState
@@ -251,7 +251,7 @@ def test_a_failed_run_that_was_closed_off_is_never_taken_up_again(branch: Branch
         lanes.fail(tx, attempt, worker_id, error, retry_at=None, limit=9)
         sync = office.app.sync("everything")
         assert dues.resumable(tx, sync) is not None, "until something else is planned it could go on"
-        assert [r.run_id for r in runs.to_close_off(tx, sync.sync_id)] == [run.run_id]
+        assert [r.run_id for r in closing.to_close_off(tx, sync.sync_id)] == [run.run_id]
         assert dues.resumable(tx, sync) is None
         with pytest.raises(SyncBusy, match="cannot go again"):
             runs.set_state(tx, run.run_id, RunState.SCHEDULED, at=office.app.now())
