@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ def _let_go_while_frozen(monkeypatch: pytest.MonkeyPatch, ice: Ice) -> None:
         if ice.stuck is None and ice.wanted(batch):
             self.close()
             ice.pass_by(batch)
-            with closing(opens(by_warehouse[id(self)])) as again:
+            with contextlib.closing(opens(by_warehouse[id(self)])) as again:
                 receipt = load(again, batch)
         else:
             receipt = load(self, batch)
