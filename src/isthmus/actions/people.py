@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from isthmus.actions.syncing import tidy_if_free
 from isthmus.app import App
 from isthmus.imports import load as files
 from isthmus.imports.load import Report
+from isthmus.imports.replay import replay
 from isthmus.ledger import syncs
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts
@@ -88,6 +90,36 @@ def erase_person(app: App, key: str) -> dict[str, int]:
 def list_rejections(app: App, *, source: str | None, limit: int | None) -> list[dict[str, Any]]:
     """Rows that were not taken, newest first, of one source (a file's or sync's name) or of all."""
     return rejections.listed(app.lake, source=source, limit=limit)
+
+
+def replay_rejections(
+    app: App,
+    label: str,
+    *,
+    mapping_file: Path,
+    data: Data | None = None,
+    report: Callable[[int], None] = lambda done: None,
+) -> Counts:
+    """Land the rows of a file that were not taken, through a mended mapping. See `imports.replay.replay`.
+
+    `data` is needed only where a file was loaded both as events and as profiles.
+    """
+    there = rejections.kinds(app.lake, label)
+    if not there:
+        raise InvalidInput(f"no row of {label!r} was rejected", hint="see `isthmus rejections list`")
+    if data is None and len(there) > 1:
+        raise InvalidInput(f"{label!r} was loaded as {' and as '.join(there)}", hint="say which with --data")
+    mapping = _mapping(mapping_file, data or there[0])
+    counts = replay(
+        app.lake,
+        mapping,
+        label=label,
+        origin=files.origin(mapping),
+        phone_region=app.settings.phone_region,
+        report=report,
+    )
+    tidy_if_free(app)
+    return counts
 
 
 def export_rejections(app: App, file: Path, *, source: str | None) -> int:

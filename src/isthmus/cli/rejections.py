@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from isthmus.actions import people
 from isthmus.cli.common import Home, Json, opened, print_json, print_rows, say
+from isthmus.cli.people import print_counts
+from isthmus.model.mapping import Data
 
 commands = typer.Typer(no_args_is_help=True)
 
@@ -49,3 +51,24 @@ def export(
             print_json({"file": str(file), "rejections": count})
         else:
             say(f"{count:,} rejections written to {file}")
+
+
+@commands.command()
+def replay(
+    file: Annotated[str, typer.Option("--file", help="The name of the file whose rows were rejected.")],
+    mapping: Annotated[Path, typer.Option("--mapping", help="The mended mapping, a YAML file.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="events or profiles, where the file was loaded as both.")
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Try rejected rows again, through a mended mapping. What lands is rejected no more; doing it again is safe."""
+    if data not in (None, "events", "profiles"):
+        raise typer.BadParameter("events or profiles", param_hint="--data")
+    with opened(home, as_json) as app:
+        counts = people.replay_rejections(app, file, mapping_file=mapping, data=cast("Data | None", data))
+        if as_json:
+            print_json({"file": file, **counts.as_dict()})
+        else:
+            print_counts(counts)
