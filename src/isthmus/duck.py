@@ -46,6 +46,7 @@ def connect(
     for name in extensions:
         con.execute(f"LOAD {literal(extension_path(name))}")
     con.execute("SET TimeZone='UTC'")
+    con.execute("SET enable_progress_bar=false")  # it would go to the output of whoever runs us
     if threads:
         con.execute(f"SET threads={int(threads)}")
     return con

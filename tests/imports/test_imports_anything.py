@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from test_imports_relation import Shop
 
+from isthmus.actions import syncing
 from isthmus.imports import files, relation
 from isthmus.store.landing import Landing
 from isthmus.warehouses.duckdb import DuckDBWarehouse
@@ -77,6 +78,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule()
     def a_run_ends(self) -> None:
+        syncing.resume_sync(self.shop.app, "pos")  # it pauses itself when it was killed too often
         self.shop.run()
 
     @rule(batches=st.integers(0, 3), after=st.booleans())
@@ -106,7 +108,7 @@ class Anything(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.shop.run()
+            self.a_run_ends()
             assert set(self.shop.here()) == self.expected
             assert self.shop.run() is None
         finally:

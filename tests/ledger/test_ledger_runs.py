@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from ledger_cast import NOON, apply_everything, deliver, planned
 
-from isthmus.ledger import connections, errors, runs, syncs
+from isthmus.ledger import connections, delivered, errors, runs, syncs
 from isthmus.ledger.database import Ledger, Tx
 from isthmus.model.errors import InvalidInput, RunStopped, SyncBusy
 from isthmus.model.table import SeqRange
@@ -175,7 +175,7 @@ def test_a_repair_leaves_the_watermark_alone(tx: Tx) -> None:
     run = runs.start(tx, planned(sync, after=2, upto=5, parts=0, kind=RunKind.REPAIR), generation=1)
     assert runs.finish(tx, run.run_id, at=LATER).state == RunState.COMPLETED
     assert syncs.by_id(tx, sync.sync_id).watermark == 10
-    assert runs.delivered(tx, sync.sync_id, generation=1) == [SeqRange(0, 10)]
+    assert delivered.windows(tx, sync.sync_id, generation=1) == [SeqRange(0, 10)]
 
 
 def test_delivered_windows_are_those_of_completed_runs_of_the_generation(tx: Tx) -> None:
@@ -184,9 +184,9 @@ def test_delivered_windows_are_those_of_completed_runs_of_the_generation(tx: Tx)
     deliver(tx, syncs.by_id(tx, sync.sync_id), upto=15)
     failed = runs.start(tx, planned(sync, after=15, upto=20), generation=1)
     runs.fail(tx, failed.run_id, TIMED_OUT)
-    assert runs.delivered(tx, sync.sync_id, generation=1) == [SeqRange(0, 10), SeqRange(10, 15)]
+    assert delivered.windows(tx, sync.sync_id, generation=1) == [SeqRange(0, 10), SeqRange(10, 15)]
     deliver(tx, syncs.restart(tx, sync.sync_id, at=LATER), upto=30)
-    assert runs.delivered(tx, sync.sync_id, generation=2) == [SeqRange(0, 30)]
+    assert delivered.windows(tx, sync.sync_id, generation=2) == [SeqRange(0, 30)]
 
 
 def test_runs_are_listed_newest_first_and_by_sync(tx: Tx) -> None:

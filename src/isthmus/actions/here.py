@@ -23,6 +23,7 @@ from isthmus.model.errors import InvalidInput, IsthmusError, RunStopped, SyncBus
 from isthmus.model.work import ACTIVE, Attempt, Chunk, Run, RunKind, RunState, Sync
 from isthmus.runs import retry
 from isthmus.runs.attempt import Done, Ended, Hands, Keep, Report, Still, Work, carry_out
+from isthmus.runs.housekeeping import CUT_OFF_S
 from isthmus.store.lake import Lake
 from isthmus.warehouses import kinds
 
@@ -39,8 +40,10 @@ def present(app: App) -> Iterator[Here]:
 
     def beat() -> None:
         while not over.wait(_BEAT_S):
-            with suppress(IsthmusError), app.ledger.transaction() as tx:
-                workers.beat(tx, worker_id, at=app.now())
+            with suppress(IsthmusError):
+                own.keep()
+                with app.ledger.transaction() as tx:
+                    workers.beat(tx, worker_id, at=app.now())
 
     own.hold(worker_id)
     try:
@@ -90,11 +93,22 @@ class Here:
             there = [w.worker_id for w in workers.every(tx) if w.worker_id != self.worker_id]
             there += [worker_id for worker_id in lanes.going(tx).values() if worker_id != self.worker_id]
         gone = self._presence.gone(there)
+        if gone and not self._presence.is_certain:
+            gone &= self._silent()
         if gone:
             with self._app.ledger.transaction() as tx:
                 lanes.lost(tx, gone, deaths=retry.MAX_DEATHS, failures_limit=retry.MAX_FAILURES, at=self._app.now())
                 for worker_id in gone:
                     workers.leave(tx, worker_id)
+
+    def _silent(self) -> set[str]:
+        """Those who give no beat while one waits for it, and those that nobody knows any more."""
+        with self._app.ledger.reading() as tx:
+            before = {w.worker_id: w.beat for w in workers.every(tx)}
+        time.sleep(CUT_OFF_S)
+        with self._app.ledger.reading() as tx:
+            living = {w.worker_id for w in workers.every(tx) if before.get(w.worker_id) != w.beat}
+            return (set(before) | set(lanes.going(tx).values())) - living
 
     def run(self, name: str, report: Report) -> Run | None:
         """Carry out the run of a sync that is under way or, if there is none, the next one: the run as it is then.

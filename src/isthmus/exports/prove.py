@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from isthmus.exports import plan
 from isthmus.exports.deliver import Delivery, tables_of
-from isthmus.ledger import dues, lanes, runs
+from isthmus.ledger import delivered, dues, lanes, runs
 from isthmus.model.errors import InvalidInput, RunStopped
 from isthmus.model.table import SeqRange, Table, Tally
 from isthmus.model.tables import named
@@ -71,8 +71,8 @@ def verify(delivery: Delivery, sync: Sync) -> Proof:
     source, snapshot_id = _compared(delivery, sync)
     _require_finished(delivery, sync)
     with delivery.ledger.reading() as tx:
-        ends = runs.bounds(tx, sync.sync_id, generation=sync.generation)
-        ends += [w.upto for w in runs.delivered(tx, sync.sync_id, generation=sync.generation) if w.upto is not None]
+        ends = delivered.bounds(tx, sync.sync_id, generation=sync.generation)
+        ends += [w.upto for w in delivered.windows(tx, sync.sync_id, generation=sync.generation) if w.upto is not None]
     # Runs that found nothing to send moved the watermark without a window of their own; the bounds close such gaps.
     bounds = sorted({end for end in ends if end <= sync.watermark} | {sync.watermark})
     found: list[WindowProof] = []
@@ -112,8 +112,10 @@ def compare(table: Table, bounds: Sequence[int], ours: Iterable[Tally], theirs: 
 def begin(delivery: Delivery, sync: Sync, worker_id: str) -> Attempt:
     """Let a verification be the one active run of the sync, so that nothing else is delivered until it is over.
 
-    Raises SyncBusy if a run is under way.
+    Raises SyncBusy if a run is under way, InvalidInput if there is nothing to compare (see `verify`).
     """
+    _compared(delivery, sync)
+    _require_finished(delivery, sync)
     moment = delivery.now()
     run = Run(
         run_id=runs.new_run_id(),

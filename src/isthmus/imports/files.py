@@ -321,7 +321,9 @@ def _shaped(columns: list[IncomingColumn]) -> pa.Table:
 
 def gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     """Small batches gathered to tables of a size worth a transaction."""
-    return _gathered_tables(pa.Table.from_batches([b]) for b in batches)
+    return _gathered_tables(
+        pa.Table.from_batches([b.slice(at, BATCH_ROWS)]) for b in batches for at in range(0, b.num_rows, BATCH_ROWS)
+    )
 
 
 def _gathered_tables(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

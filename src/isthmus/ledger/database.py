@@ -260,7 +260,9 @@ def _mapped(e: DBAPIError, place: str) -> StoreError:
             )
         case "57P01" | "57P02" | "57P03" | "53300":  # stopping, crashed, starting · too many connections
             return StoreBusy(f"{what} cannot take work now", hint="try again soon", code=code, vendor=vendor)
-    if sqlstate is None and "the database system is" in vendor:  # the same when it refuses a new connection: no SQLSTATE
+    if (
+        sqlstate is None and "the database system is" in vendor
+    ):  # the same when it refuses a new connection: no SQLSTATE
         return StoreBusy(f"{what} is starting or stopping", hint="try again soon", code=code, vendor=vendor)
     if e.connection_invalidated:
         return StoreBusy(f"{what} went away; nothing was kept", hint="try again soon", code=code, vendor=vendor)

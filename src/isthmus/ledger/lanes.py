@@ -162,6 +162,18 @@ def settle(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Run | N
     return done
 
 
+def let_go(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> None:
+    """A worker that was told to stop leaves its lane, if it has not yet. A run that would go on all the same, though
+    nobody may finish it (its sync has moved on without it), is cancelled: else it would be taken up for ever."""
+    run, _ = runs.held(tx, attempt.run_id)
+    if not is_held(tx, attempt, worker_id):
+        return
+    _set(tx, attempt, state=LaneState.IDLE, worker_id=None)
+    if run.state in GOING:
+        runs.set_state(tx, attempt.run_id, RunState.CANCELLED, at=at)
+        _idle(tx, attempt.run_id)
+
+
 def queue(tx: Tx, run_id: str, *, at: datetime) -> list[Attempt]:
     """Let a run that stopped go on: queue its lanes that have work and nobody at them. The run is scheduled then, or
     running if a worker has not even noticed that it was to stop. What went wrong before does not count any more.

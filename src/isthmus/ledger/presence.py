@@ -40,8 +40,18 @@ class Presence(Protocol):
         that is for one process only; raises StoreBusy if another one is there."""
         ...
 
+    def keep(self) -> None:
+        """See that the lock is still held, and take it again if it was lost with a connection."""
+        ...
+
     def gone(self, worker_ids: Collection[str]) -> set[str]:
-        """Those of them whose process has ended."""
+        """Those of them that hold no lock: their process has ended or, if `is_certain` is not said, they were cut off
+        and have not noticed yet."""
+        ...
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether a lock that is free says for sure that its process has ended."""
         ...
 
     def close(self) -> None:
@@ -79,6 +89,11 @@ class FilePresence:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._held.append((path, descriptor))
+
+    is_certain = True
+
+    def keep(self) -> None:
+        pass  # the operating system does
 
     def gone(self, worker_ids: Collection[str]) -> set[str]:
         return {worker_id for worker_id in worker_ids if self._is_free(self._folder / f"{worker_id}.lock")}
@@ -123,6 +138,11 @@ class DatabasePresence:
     def hold(self, worker_id: str, *, alone: bool = False) -> None:
         self._worker_id = worker_id
         self._connected()
+
+    is_certain = False
+
+    def keep(self) -> None:
+        self._query("SELECT 1")
 
     def gone(self, worker_ids: Collection[str]) -> set[str]:
         keys = {_key(worker_id): worker_id for worker_id in worker_ids if worker_id != self._worker_id}

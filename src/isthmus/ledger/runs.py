@@ -14,7 +14,6 @@ from isthmus.ledger.database import Tx, new_id
 from isthmus.ledger.schema import chunks, runs
 from isthmus.ledger.schema import syncs as syncs_table
 from isthmus.model.errors import InvalidInput, RunStopped, SyncBusy
-from isthmus.model.table import SeqRange
 from isthmus.model.work import ACTIVE, GOING, Chunk, Run, RunError, RunKind, RunState, Sync, SyncState
 
 DELIVERING = (RunKind.HISTORICAL, RunKind.PERIODIC)
@@ -276,38 +275,6 @@ def newest_of_each(tx: Tx) -> dict[str, Run]:
     rows = tx.execute(_QUERY.where(runs.c.run_id.in_(select(last).select_from(syncs_table)))).all()
     log = errors.of(tx, [row.run_id for row in rows])
     return {row.sync_id: _value(row, log) for row in rows}
-
-
-def delivered(tx: Tx, sync_id: str, *, generation: int) -> list[SeqRange]:
-    """The windows that completed runs of a generation have delivered, oldest first."""
-    query = (
-        select(runs.c.seqs_after, runs.c.seqs_upto)
-        .where(
-            runs.c.sync_id == sync_id,
-            runs.c.generation == generation,
-            runs.c.kind.in_(DELIVERING),
-            runs.c.state == RunState.COMPLETED,
-        )
-        .order_by(runs.c.seqs_upto, runs.c.seqs_after)
-    )
-    return [SeqRange(row.seqs_after, row.seqs_upto) for row in tx.execute(query)]
-
-
-def bounds(tx: Tx, sync_id: str, *, generation: int) -> list[int]:
-    """The upper ends of the chunks that completed runs of a generation have delivered, in order, each once."""
-    query = (
-        select(chunks.c.seqs_upto)
-        .join_from(chunks, runs)
-        .where(
-            runs.c.sync_id == sync_id,
-            runs.c.generation == generation,
-            runs.c.kind.in_(DELIVERING),
-            runs.c.state == RunState.COMPLETED,
-        )
-        .distinct()
-        .order_by(chunks.c.seqs_upto)
-    )
-    return list(tx.scalars(query))
 
 
 def generation_of(tx: Tx, run_id: str) -> int:

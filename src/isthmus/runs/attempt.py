@@ -10,14 +10,14 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from isthmus.ledger import dues, lanes, runs
 from isthmus.ledger.database import Ledger, Tx
-from isthmus.model.errors import IsthmusError, RunStopped, StoreFull, StoreMissing
+from isthmus.model.errors import InvalidInput, IsthmusError, RunStopped, StoreFull, StoreMissing, SyncBusy
 from isthmus.model.work import GOING, Attempt, Chunk, Run, RunError, RunState
 from isthmus.runs import retry
 
@@ -136,7 +136,8 @@ def carry_out(ledger: Ledger, work: Work, attempt: Attempt, hands: Hands, *, beg
             raise _stopped(run, present.state)
         return Ended(present)
     except RunStopped as e:
-        with ledger.reading() as tx:
+        with ledger.transaction() as tx:
+            lanes.let_go(tx, attempt, hands.worker_id, at=hands.now())
             return Ended(runs.get(tx, run.run_id), e)
     except Exception as caught:
         return _fail(ledger, attempt, hands, _ours(caught), at)
@@ -188,7 +189,9 @@ def _give_up(ledger: Ledger, run: Run, attempt: Attempt, hands: Hands) -> Ended:
             return Ended(runs.get(tx, run.run_id), _stopped(run, state))
         cancelled = runs.set_state(tx, run.run_id, RunState.CANCELLED, at=hands.now())
         lanes.goes_on(tx, attempt, hands.worker_id)
-        dues.set_due(tx, run.sync_id, None)
+        with suppress(SyncBusy, InvalidInput):  # a person has paused it, or was faster
+            for queued in dues.start(tx, run.sync_id, at=hands.now()):
+                hands.enqueue(tx, queued, 0)
     return Ended(cancelled, stale=True)
 
 

@@ -84,15 +84,20 @@ class Engine:
         )
         _register(DBOS)
         _do = do
-        DBOS.launch()
         self._slots, self._poll_s = slots, poll_s
         self._heard: set[int] = set()
-        self._client = DBOSClient(
-            system_database_engine=self._database,
-            dbos_system_schema=_SCHEMA,
-            serializer=serializer,
-            application_name=_APPLICATION,
-        )
+        try:
+            DBOS.launch()
+            self._client = DBOSClient(
+                system_database_engine=self._database,
+                dbos_system_schema=_SCHEMA,
+                serializer=serializer,
+                application_name=_APPLICATION,
+            )
+        except BaseException:  # the database is away: the next one to try must find no half of this one
+            DBOS.destroy()
+            self._database.dispose()
+            raise
 
     def hear(self, limits: Iterable[int]) -> None:
         """Take attempts at connections with these limits too. Each limit costs a thread that asks the database."""

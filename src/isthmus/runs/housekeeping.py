@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from isthmus.ledger import connections, dues, lanes, syncs, workers
+from isthmus.ledger import connections, dues, lanes, runs, syncs, workers
 from isthmus.ledger.database import Ledger
 from isthmus.ledger.lanes import Waiting
 from isthmus.ledger.presence import Presence
 from isthmus.ledger.workers import Worker
 from isthmus.model.errors import InvalidInput, SyncBusy
-from isthmus.model.work import Attempt, Sync
+from isthmus.model.work import Attempt, RunKind, Sync
 from isthmus.runs import retry, schedule
 from isthmus.runs.engine import AttemptState, Engine
 
@@ -25,6 +25,10 @@ SILENT_S = 10.0
 """A worker whose beat has not moved for so long, by the clock of the one who looks, counts as gone."""
 
 HEARD_S = 2.5
+
+CUT_OFF_S = 2.0
+"""A worker whose lock is free but who may only have lost his connection counts as gone when he has been silent so long:
+one that lives takes its lock again with the next beat."""
 
 JUMP_S = 5.0
 """The wall clock may be off by so much from what has really passed before that is a jump."""
@@ -110,7 +114,9 @@ class Housekeeping:
     def _gone(self, there: list[Worker], silent_s: dict[str, float]) -> set[str]:
         """Those whose process has ended, and those that have been silent for too long."""
         others = [w for w in there if w.worker_id != self.worker_id]
-        gone = self.presence.gone([w.worker_id for w in others])
+        free = self.presence.gone([w.worker_id for w in others])
+        certain = self.presence.is_certain
+        gone = {worker_id for worker_id in free if certain or silent_s[worker_id] >= CUT_OFF_S}
         for worker in others:
             silent = silent_s[worker.worker_id]
             if silent > SILENT_S or (self.alone and worker.takes_runs and silent > 0):
@@ -158,11 +164,14 @@ class Housekeeping:
             present = syncs.by_id(tx, sync.sync_id, lock=True)
             if (present.next_due, present.schedule, present.state) != (sync.next_due, sync.schedule, sync.state):
                 return
-            dues.set_due(tx, sync.sync_id, following)
             try:
                 queued = dues.start(tx, sync.sync_id, at=now)
             except SyncBusy:
+                active = runs.active(tx, sync.sync_id)
+                if active is None or active.kind is not RunKind.VERIFICATION:  # that one delivers nothing: wait for it
+                    dues.set_due(tx, sync.sync_id, following)
                 return
+            dues.set_due(tx, sync.sync_id, following)
             for waiting in lanes.waiting(tx, [attempt.run_id for attempt in queued]):
                 limit = self.limit_of(waiting.kind, waiting.concurrency)
                 self.engine.enqueue(tx, waiting.attempt, partition=waiting.connection_id, limit=limit)

@@ -20,6 +20,7 @@ from isthmus.runs.engine import Engine
 from isthmus.runs.housekeeping import Housekeeping, LimitOf
 
 BEAT_S = 1.0
+_AGAIN_S = 2.0
 PATIENCE_S = 60
 """How long a worker that is to end waits for the chunks it is at. What takes longer is done again elsewhere."""
 
@@ -60,7 +61,15 @@ class Worker:
         """Work until `stop`. A worker that the others gave up, because it was frozen or cut off for a while, begins
         again as a new one. Raises StoreBusy if the home has a worker already."""
         while not self._stop.is_set():
-            _Session(self._ledger, self._where, self._new_presence(), self._role, self._now, self._stop, self).run()
+            session = _Session(self._ledger, self._where, self._new_presence(), self._role, self._now, self._stop, self)
+            try:
+                session.run()
+            except Exception as e:
+                if not self.is_ready.is_set():
+                    raise  # whoever started it is still looking
+                summary = e.summary if isinstance(e, IsthmusError) else type(e).__name__
+                _log.warning("worker broke off and begins again", problem=summary)
+                self._stop.wait(_AGAIN_S)
 
 
 class _Session:
@@ -137,6 +146,7 @@ class _Session:
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):
             try:
+                self._presence.keep()
                 with self._ledger.transaction() as tx:
                     if not workers.beat(tx, self._worker_id, at=self._now()):
                         _log.warning("worker was given up by the others and begins again", worker_id=self._worker_id)

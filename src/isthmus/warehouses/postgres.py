@@ -258,8 +258,7 @@ class PostgresWarehouse:
         origin = self._from(relation)
         if window is None:
             return Count(self._execute(f"SELECT count(*) FROM {origin}")[0][0])
-        where = _where(relation, window, self._described(origin))
-        moment = identifier(window.changed_at)
+        where, moment = _where(relation, window, self._described(origin)), identifier(window.changed_at)
         hashed = ", ".join(f"{identifier(c)}::text" for c in (window.changed_at, window.key) if c)
         rows, first, last, checksum, now = self._execute(
             f"SELECT count(*), {postgres_sql.microseconds(f'min({moment})')}, "
