@@ -2,7 +2,7 @@
 
     make bench                       all of it: about a quarter of an hour on two idle cores, more the first time
     make bench ARGS="--quick"        on a tenth of the data, once each: whether everything still runs
-    make bench ARGS="--only land"    one group: land, history, postgres, periodic or size
+    make bench ARGS="--only land"    one group: land, history, postgres, periodic, runs or size
     make bench ARGS="--write-docs"   and put the figures into docs/benchmarks.md
 
 Variants take turns, each in a process of its own; the figure is the median of each. See docs/benchmarks.md.
@@ -27,6 +27,8 @@ from statistics import median
 from typing import Any
 
 import ground
+
+import runs
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
@@ -62,11 +64,17 @@ class Sample:
 class Bench:
     """Runs variants on one ground and collects figures."""
 
-    def __init__(self, rows: int, times: int, repetitions: int | None) -> None:
+    def __init__(self, rows: int, times: int, repetitions: int | None, parts: Sequence[str] = ()) -> None:
         self.ground = ground.Ground(rows, times)
         self.repetitions = repetitions
+        self.quick = repetitions is not None
+        self.parts = parts
         self.figures: list[Figure] = []
         self.peaks: dict[str, int] = {}
+
+    def has(self, part: str) -> bool:
+        """Whether this part of a group is wanted."""
+        return not self.parts or part in self.parts
 
     def one(self, name: str, **arguments: Any) -> Sample:
         """One measurement, in a new process."""
@@ -108,6 +116,24 @@ class Bench:
         self.figures.append(
             Figure(group, what, shown, baseline, value, unit, f"≤ {most:,g} {unit}", value <= most, {"ours": [value]})
         )
+
+    def told(
+        self,
+        group: str,
+        what: str,
+        ours: str,
+        baseline: str,
+        figure: float,
+        unit: str,
+        *,
+        target: str = "–",
+        met: bool | None = None,
+        samples: dict[str, list[float]] | None = None,
+    ) -> None:
+        """A figure in words of its own."""
+        print(f"  {what}: {ours}{f' ({baseline})' if baseline != '–' else ''}", flush=True)
+        made = Figure(group, what, ours, baseline, figure, unit, target, met, samples or {"ours": [figure]})
+        self.figures.append(made)
 
 
 def land(bench: Bench) -> None:
@@ -246,6 +272,7 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
     "history": history,
     "postgres": postgres,
     "periodic": periodic,
+    "runs": runs.measure,
     "size": size,
 }
 
@@ -278,9 +305,10 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
     options.add_argument("--quick", action="store_true", help="a tenth of the data, once each")
     options.add_argument("--only", choices=list(GROUPS), help="one group of figures")
+    options.add_argument("--part", action="append", default=[], choices=runs.PARTS, help="a part of the group runs")
     options.add_argument("--write-docs", action="store_true", help=f"put the figures into {PAGE.name}")
     chosen = options.parse_args()
-    bench = Bench(100_000, 3, 1) if chosen.quick else Bench(0, 10, None)
+    bench = Bench(100_000, 3, 1, chosen.part) if chosen.quick else Bench(0, 10, None, chosen.part)
     for name, measure in GROUPS.items():
         if chosen.only in (None, name):
             print(f"{name}:")

@@ -335,7 +335,9 @@ def test_a_run_whose_moment_of_the_store_is_gone_makes_room_for_a_new_one(shop: 
     assert ended.stale and ended.run is not None and ended.run.state is RunState.CANCELLED
     assert not shop.going()
     with shop.ledger.reading() as tx:
-        assert [s.sync_id for s in dues.due(tx, NOON)] == [shop.sync_id], "a new one is due at once"
+        new = runs.active(tx, shop.sync_id)
+    assert new is not None and (new.state, new.planned) == (RunState.SCHEDULED, False), "a new one is begun at once"
+    assert shop.queued[-1][0].run_id == new.run_id
 
 
 def test_a_run_that_was_given_to_another_is_not_cancelled_because_its_moment_is_gone(shop: Shop) -> None:

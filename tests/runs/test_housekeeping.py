@@ -21,7 +21,7 @@ from isthmus.runs.engine import AttemptState
 from isthmus.runs.housekeeping import Housekeeping
 from isthmus.secrets import Seal
 
-NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+NOON = datetime(2026, 11, 21, 12, 2, 30, tzinfo=UTC)  # behind all start delays of "every 5m"
 DAY = timedelta(days=1)
 ANN, BEN, CAT = "worker_ann", "worker_ben", "worker_cat"
 
