@@ -51,6 +51,7 @@ class _Export(_Part):
     schedule: str = "hourly"
     freshness_limit: str | None = None
     table_prefix: str = Field(default="klaviyo_", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,40}$")
+    include_imported: bool = False
 
 
 class _Import(_Part):
@@ -153,14 +154,9 @@ def _intake(wanted: _Import) -> dict[str, Any]:
     if bool(wanted.relation) == bool(wanted.query):
         raise InvalidInput(f"the import {wanted.name!r} needs a relation or a query, and not both")
     try:
-        mapping = mappings.parse(wanted.mapping, wanted.data)
+        mappings.check_import(mappings.parse(wanted.mapping, wanted.data))
     except InvalidInput as e:
         raise InvalidInput(f"the import {wanted.name!r}: {e.summary}", hint=e.hint) from e
-    if mapping.changed_at is None:
-        raise InvalidInput(
-            f"the import {wanted.name!r}: the mapping has no changed_at",
-            hint="name the column that says when a row was last changed: without it nobody knows which rows are new",
-        )
     return {
         "data": wanted.data,
         "relation": wanted.relation,
@@ -172,18 +168,10 @@ def _intake(wanted: _Import) -> dict[str, Any]:
 
 def _require_one_origin(tx: Tx, name: str, intake: dict[str, Any]) -> None:
     """A field or property of profiles comes from one import: two would put theirs in place of the other's for ever."""
-    given = syncs.intake_of(intake)
-    if given.data != "profiles":
-        return
-    for other in syncs.every(tx):
-        if other.name == name or other.state is SyncState.DISABLED or other.intake is None:
-            continue
-        both = _brought(other.intake.mapping) & _brought(given.mapping)
-        if other.intake.data == "profiles" and both:
-            raise InvalidInput(
-                f"the imports {name!r} and {other.name!r} would both set {', '.join(sorted(both))}",
-                hint="leave it out of one of them: a property has one origin",
-            )
+    others = [s for s in syncs.every(tx) if s.name != name and s.state is not SyncState.DISABLED]
+    mappings.check_together(
+        {s.name: s.intake.mapping for s in others if s.intake} | {name: syncs.intake_of(intake).mapping}
+    )
 
 
 def _require_no_loop(tx: Tx, wanted: _Import, connection_id: str) -> None:
@@ -196,10 +184,6 @@ def _require_no_loop(tx: Tx, wanted: _Import, connection_id: str) -> None:
                 f"the import {wanted.name!r} would read {wanted.relation}, which the export {other.name!r} writes",
                 hint="that is a loop: what came from us is no news to us; import another table or view",
             )
-
-
-def _brought(mapping: mappings.Mapping) -> set[str]:
-    return {name for name, _ in (*mapping.fields, *(mapping.properties or ()))}
 
 
 _INCIDENTAL = ("username", "sslmode", "import_schema", "temp_schema")
@@ -285,6 +269,7 @@ def _selection(export: _Export) -> Selection:
         exclude_integrations=excluded,
         history=str(export.history),
         table_prefix=export.table_prefix,
+        include_imported=export.include_imported,
     )
 
 

@@ -122,6 +122,28 @@ def replay_rejections(
     return counts
 
 
+def replay_import(app: App, name: str, *, report: Callable[[int], None] = lambda done: None) -> Counts:
+    """Land the rows of an import that were not taken, through its mapping as it is applied now.
+
+    Raises InvalidInput if the sync is no import.
+    """
+    sync = app.sync(name)
+    if sync.intake is None:
+        raise InvalidInput(f"{name!r} is an export: it rejects no rows")
+    counts = replay(
+        app.lake,
+        sync.intake.mapping,
+        label=sync.name,
+        origin=sync.sync_id,
+        connection=sync.connection_id,
+        phone_region=app.settings.phone_region,
+        needs_changed_at=True,
+        report=report,
+    )
+    tidy_if_free(app)
+    return counts
+
+
 def export_rejections(app: App, file: Path, *, source: str | None) -> int:
     """Write rejections to a JSON lines file, the original rows included. How many there were."""
     return rejections.write_to(app.lake, file, source=source)

@@ -15,7 +15,6 @@ from isthmus.model.table import SeqRange
 from isthmus.model.work import Run, RunError, RunKind, RunState, Scope, Sync, SyncState
 from isthmus.runs.attempt import Report
 from isthmus.store import upkeep
-from isthmus.store.changes import Changes
 from isthmus.store.lake import Lake
 
 
@@ -91,7 +90,7 @@ def preview_sync(app: App, name: str) -> list[dict[str, object]]:
     sync = app.sync(name)
     snapshot = app.lake.snapshot()
     scope = sync.scope or Scope(plan.events_since(sync.selection.history, app.now()), snapshot.seq)
-    source = Changes(app.lake, snapshot.snapshot_id, sync.selection, scope)
+    source = deliver.changes_of(app.lake, snapshot.snapshot_id, sync, scope)
     window = SeqRange(sync.watermark, snapshot.seq)
     return [
         {

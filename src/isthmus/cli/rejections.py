@@ -55,8 +55,13 @@ def export(
 
 @commands.command()
 def replay(
-    file: Annotated[str, typer.Option("--file", help="The name of the file whose rows were rejected.")],
-    mapping: Annotated[Path, typer.Option("--mapping", help="The mended mapping, a YAML file.")],
+    file: Annotated[str | None, typer.Option("--file", help="The name of the file whose rows were rejected.")] = None,
+    sync: Annotated[
+        str | None, typer.Option("--sync", help="The import whose rows were rejected; its mapping is as last applied.")
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option("--mapping", help="The mended mapping of a file's rows, a YAML file.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="events or profiles, where the file was loaded as both.")
     ] = None,
@@ -66,9 +71,19 @@ def replay(
     """Try rejected rows again, through a mended mapping. What lands is rejected no more; doing it again is safe."""
     if data not in (None, "events", "profiles"):
         raise typer.BadParameter("events or profiles", param_hint="--data")
+    if (file is None) == (sync is None):
+        raise typer.BadParameter("give --sync NAME, or --file NAME with --mapping FILE", param_hint="--sync")
+    if (file is None) != (mapping is None):
+        raise typer.BadParameter(
+            "belongs to --file; an import has its own", param_hint="--mapping"
+        )
     with opened(home, as_json) as app:
-        counts = people.replay_rejections(app, file, mapping_file=mapping, data=cast("Data | None", data))
+        if sync is not None:
+            counts = people.replay_import(app, sync)
+        else:
+            assert file is not None and mapping is not None
+            counts = people.replay_rejections(app, file, mapping_file=mapping, data=cast("Data | None", data))
         if as_json:
-            print_json({"file": file, **counts.as_dict()})
+            print_json({"file": file, "sync": sync, **counts.as_dict()})
         else:
             print_counts(counts)

@@ -74,12 +74,18 @@ def tables_of(selection: Selection) -> list[Table]:
     return wanted + ([EVENT] if selection.events else [])
 
 
+def changes_of(lake: Lake, snapshot_id: int, sync: Sync, scope: Scope) -> Changes:
+    """What of the store an export carries. Events that were read from its own warehouse are no news there."""
+    exclude = None if sync.selection.include_imported else sync.connection_id
+    return Changes(lake, snapshot_id, sync.selection, scope, exclude_origin=exclude)
+
+
 def _deliver_chunk(
     delivery: Delivery, sync: Sync, run: Run, chunk: Chunk, warehouse: Warehouse, folder: Path, still: Still
 ) -> Done:
     table = next(t for t in tables_of(sync.selection) if t.name == chunk.table)
     assert sync.scope is not None
-    origin = Changes(delivery.lake, run.snapshot_id, sync.selection, sync.scope)
+    origin = changes_of(delivery.lake, run.snapshot_id, sync, sync.scope)
     file = folder / f"{chunk.number:06d}.parquet"
     seqs = SeqRange(chunk.seqs_after, chunk.seqs_upto)
     try:
@@ -122,7 +128,7 @@ def _planned(delivery: Delivery, sync: Sync, run: Run, keep: Keep) -> Run:
         with delivery.ledger.transaction() as tx:
             return keep(tx, nothing, sync.generation, 1)
     scope = sync.scope or Scope(plan.events_since(sync.selection.history, moment), snapshot.seq)
-    origin = Changes(delivery.lake, snapshot.snapshot_id, sync.selection, scope)
+    origin = changes_of(delivery.lake, snapshot.snapshot_id, sync, scope)
     window = SeqRange(sync.watermark, snapshot.seq)
     historical = sync.watermark == 0
     tables = tables_of(sync.selection)

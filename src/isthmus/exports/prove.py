@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from isthmus.exports import plan
-from isthmus.exports.deliver import Delivery, tables_of
+from isthmus.exports.deliver import Delivery, changes_of, tables_of
 from isthmus.ledger import delivered, dues, lanes, runs
 from isthmus.model.errors import InvalidInput, RunStopped
 from isthmus.model.table import SeqRange, Table, Tally
@@ -218,4 +218,4 @@ def _compared(delivery: Delivery, sync: Sync) -> tuple[Changes, int]:
                 hint=f"bring the warehouse up to date, then verify: isthmus sync run {sync.name}",
             )
         snapshot_id = present.snapshot_id
-    return Changes(delivery.lake, snapshot_id, sync.selection, sync.scope), snapshot_id
+    return changes_of(delivery.lake, snapshot_id, sync, sync.scope), snapshot_id

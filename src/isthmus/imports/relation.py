@@ -219,6 +219,9 @@ class _Reading:
             key=key_of(sync),
             phone_region=arrival.phone_region,
             numbered=False,
+            origin=sync.sync_id,
+            connection=sync.connection_id,
+            needs_changed_at=True,
         )
         self._next = None if self._over else next(self._tables, None)
 

@@ -317,4 +317,5 @@ def _selection(fields: dict[str, Any]) -> Selection:
         exclude_integrations=tuple(fields["exclude_integrations"]),
         history=fields["history"],
         table_prefix=fields["table_prefix"],
+        include_imported=fields.get("include_imported", False),
     )

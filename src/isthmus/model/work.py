@@ -84,6 +84,7 @@ class Selection:
     exclude_integrations: tuple[str, ...] = ()
     history: str = "all"
     table_prefix: str = "klaviyo_"
+    include_imported: bool = False  # also events that were read from the warehouse they would go to
 
 
 class Direction(StrEnum):
