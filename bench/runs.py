@@ -237,7 +237,8 @@ def two_workers(bench: Any, home: Home, servers: Servers) -> None:
                 run = _ended(app, run_id)
                 peak = max(process.peak_mb for process in processes)
                 bench.peaks["worker"] = max(peak, bench.peaks.get("worker", 0))
-                shown = f"{_span(run):.2f} s, {run.rows_done:,} rows, {peak:,} MB"
+                spent = ", ".join(f"{process.cpu_s:.1f}" for process in processes)
+                shown = f"{_span(run):.2f} s, {run.rows_done:,} rows, {peak:,} MB, {spent} s of CPU since they started"
                 print(f"  {len(cores)} x {given_fields['kind']}: {shown}", flush=True)
                 return _span(run), run.rows_done
         finally:

@@ -39,7 +39,7 @@ SYNCS, DAYS = 200, int(os.environ.get("YEAR_DAYS", "365"))
 KEEP = timedelta(days=30)  # what ISTHMUS_RUN_RETENTION_DAYS is if nobody sets it
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
-MOST_MB = 150
+MOST_MB = 250
 """What the ledger may take on disk after any day, with the usual retention."""
 
 MOST_S = 0.5
