@@ -74,9 +74,7 @@ def replay(
     if (file is None) == (sync is None):
         raise typer.BadParameter("give --sync NAME, or --file NAME with --mapping FILE", param_hint="--sync")
     if (file is None) != (mapping is None):
-        raise typer.BadParameter(
-            "belongs to --file; an import has its own", param_hint="--mapping"
-        )
+        raise typer.BadParameter("belongs to --file; an import has its own", param_hint="--mapping")
     with opened(home, as_json) as app:
         if sync is not None:
             counts = people.replay_import(app, sync)
