@@ -96,7 +96,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "sync resume": ["everything"],
     "sync reactivate": ["spare"],
 }
-ELSEWHERE = {"alert test", "demo", "serve", "worker", "console"}
+ELSEWHERE = {"alert test", "demo", "rejections replay", "serve", "worker", "console"}
 """Tested in files of their own."""
 
 
