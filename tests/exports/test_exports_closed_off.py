@@ -92,7 +92,7 @@ class Branch:
         self.office.close()
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
+@pytest.fixture(params=["duckdb", pytest.param("postgres", marks=pytest.mark.long)])
 def branch(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Branch]:
     office, ice = Office(tmp_path), Ice()
     if request.param == "postgres":

@@ -451,6 +451,7 @@ def test_two_runs_of_one_sync_at_once_one_wins_and_the_other_says_so(office: Off
                 attempt()
             assert "'everything'" in told.value.summary and told.value.hint
         other.kill()
+        other.wait()
     assert office.run() is not None, "what a killed process was at is taken up"
 
 

@@ -136,7 +136,7 @@ class PostgresShop(Shop):
         return self.server.execute(statement, database=self.database)
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
+@pytest.fixture(params=["duckdb", pytest.param("postgres", marks=pytest.mark.long)])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     if request.param == "duckdb":
         found = Shop(tmp_path)

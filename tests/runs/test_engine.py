@@ -21,7 +21,7 @@ from isthmus.runs import engine as module
 from isthmus.runs.engine import AttemptState
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def works(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Works]:
     """One engine for all these tests: it takes a second to hear a queue for the first time."""
     where: Path | str = tmp_path_factory.mktemp("engine") / "ledger.sqlite"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from isthmus.exports import plan
 from isthmus.exports.deliver import Delivery, changes_of, tables_of
 from isthmus.ledger import delivered, dues, lanes, runs
-from isthmus.model.errors import InvalidInput, RunStopped
+from isthmus.model.errors import InvalidInput, RunStopped, SyncBusy
 from isthmus.model.table import SeqRange, Table, Tally
 from isthmus.model.tables import named
 from isthmus.model.work import Attempt, Chunk, Run, RunError, RunKind, RunState, Sync
@@ -114,6 +114,10 @@ def begin(delivery: Delivery, sync: Sync, worker_id: str) -> Attempt:
 
     Raises SyncBusy if a run is under way, InvalidInput if there is nothing to compare (see `verify`).
     """
+    with delivery.ledger.reading() as tx:
+        active = runs.active(tx, sync.sync_id)
+    if active is not None:
+        raise SyncBusy(f"a run of {sync.name!r} is under way ({active.run_id})", hint="wait for it, or cancel it")
     _compared(delivery, sync)
     _require_finished(delivery, sync)
     moment = delivery.now()
