@@ -122,6 +122,7 @@ Anything.TestCase.settings = settings(
 )
 
 
+@pytest.mark.long
 class TestAnything(Anything.TestCase):  # type: ignore[misc,name-defined]
     pass
 
