@@ -3,7 +3,7 @@
 * `nowhere` takes everything and keeps nothing. A load takes as long as it says.
 * `waiting` is PostgreSQL's connection with nothing behind it: a load waits as long as its rows would take elsewhere.
 
-BENCH_CORE pins the process to one processor, BENCH_CHUNK_ROWS makes smaller chunks.
+BENCH_GROUP puts the process into a control group (`shares.py`), BENCH_CHUNK_ROWS makes smaller chunks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
+
+import shares
 
 from isthmus.exports import plan
 from isthmus.model.checks import Check
@@ -71,9 +73,9 @@ def prepare() -> None:
     rows = os.environ.get("BENCH_CHUNK_ROWS")
     if rows:
         plan.history.__kwdefaults__["limit"] = int(rows)  # type: ignore[index]
-    core = os.environ.get("BENCH_CORE")
-    if core:
-        os.sched_setaffinity(0, {int(core)})
+    group = os.environ.get("BENCH_GROUP")
+    if group:
+        shares.join(group)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,12 @@ from typing import Any
 
 import command
 import homes
+import shares
 from homes import Home, Process, Servers, wait_until
 
 PICK_UP_S, IDLE_PERCENT, TWO_WORKERS = 15.0, 2.0, 0.6
+CORE = 0.5
+"""What a worker's one core is of one of this machine, where workers are compared with each other."""
 PARTS = ("overhead", "idle", "kills", "freezes", "due", "commits", "workers", "remote")
 
 
@@ -212,22 +215,27 @@ def commits(bench: Any, name: str, home: Home) -> None:
 
 
 def two_workers(bench: Any, home: Home, servers: Servers) -> None:
-    """One history run by one worker of one core, and by two."""
+    """One history run by one worker of one core, and by two: of a core that is half as fast as one of this machine, so
+    that what the workers share has the other one and a half or one to itself."""
     rows, chunks = (20_000, 4) if bench.quick else (300_000, 8)
     for number in range(chunks):
         with home.app() as app:
             _land_purchases(bench, app, number, rows)
     numbers = iter(range(1000))
 
-    def once(cores: Sequence[int], fields: Callable[[], dict[str, Any]]) -> tuple[float, int]:
+    def once(count: int, fields: Callable[[], dict[str, Any]]) -> tuple[float, int]:
         number = next(numbers)
         name, given_fields = f"dwh-{number}", fields()
         home.apply([{"name": name, **given_fields}], [_export(number, name, profiles=False)])
         given = {"BENCH_CHUNK_ROWS": str(rows), "ISTHMUS_THREADS": "1"}
         processes: list[Process] = []
-        try:
-            for core in cores:
-                processes.append(home.start_worker(**given, BENCH_CORE=str(core)))
+        with ExitStack() as stack:
+            for _ in range(count):
+                group = stack.enter_context(shares.share(CORE))
+                if group is None:
+                    raise SystemExit("two workers: control groups are needed (Linux, root), or --part something else")
+                processes.append(home.start_worker(**given, BENCH_GROUP=str(group)))
+                stack.callback(processes[-1].end)
             for process in processes:
                 process.wait_until_ready()
             time.sleep(2.5)
@@ -239,29 +247,26 @@ def two_workers(bench: Any, home: Home, servers: Servers) -> None:
                 bench.peaks["worker"] = max(peak, bench.peaks.get("worker", 0))
                 spent = ", ".join(f"{process.cpu_s:.1f}" for process in processes)
                 shown = f"{_span(run):.2f} s, {run.rows_done:,} rows, {peak:,} MB, {spent} s of CPU since they started"
-                print(f"  {len(cores)} x {given_fields['kind']}: {shown}", flush=True)
+                print(f"  {count} x {given_fields['kind']}: {shown}", flush=True)
                 return _span(run), run.rows_done
-        finally:
-            for process in processes:
-                process.end()
 
-    extract_s, done = once([0], lambda: {"kind": "nowhere"})
+    extract_s, done = once(1, lambda: {"kind": "nowhere"})
     row_ns = round(extract_s / done * 1e9)
     variants: dict[str, Callable[[], dict[str, Any]]] = {}
     if bench.has("workers"):
-        variants["PostgreSQL on the same two cores"] = servers.warehouse
+        variants["PostgreSQL beside it"] = servers.warehouse
     if bench.has("remote"):
         what = f"a warehouse elsewhere ({row_ns / 1e3:.1f} µs a row, as long as extracting takes)"
         variants[what] = lambda: {"kind": "nowhere", "row_ns": row_ns}
     for what, fields in variants.items():
         ones, twos = [], []
         for _ in range(bench.repetitions or 3):
-            ones.append(once([0], fields)[0])
-            twos.append(once([0, 1], fields)[0])
+            ones.append(once(1, fields)[0])
+            twos.append(once(2, fields)[0])
         one, two = median(ones), median(twos)
         bench.told(
             "runs",
-            f"a history of {done:,} events to {what}: two workers of one core each against one",
+            f"a history of {done:,} events to {what}: two workers of half a core each against one",
             f"{two:.1f} s, {done / two:,.0f} rows/s",
             f"{one:.1f} s, {done / one:,.0f} rows/s",
             two / one,

@@ -260,7 +260,8 @@ def test_an_import_that_is_cut_off_goes_on_behind_its_last_batch(shop: Shop, mon
     late = shop.orders(1, NOON + 10 * SECOND)  # behind what has been read
     rows = shop.reads(monkeypatch)
     shop.run()
-    assert sum(rows) < 1000, "what had landed is not read again"
+    rest, *_ = rows  # then comes a pass of its own, for what has come meanwhile
+    assert rest < 1000, "what had landed is not read again"
     shop.run()
     assert shop.here() == sorted(ids + late)
 
