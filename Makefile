@@ -29,7 +29,7 @@ demo: setup ## the whole story on real data, in one command
 
 test: setup lint ## everything that must hold before a change is taken
 	@echo "· tests"
-	@$(BIN)/pytest -m "not long" $(ARGS)
+	@$(BIN)/pytest -n auto --dist worksteal -m "not long" $(ARGS)
 
 test-long: setup ## the slower proofs
 	@$(BIN)/pytest -m long $(ARGS)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -217,7 +217,7 @@ def commits(bench: Any, name: str, home: Home) -> None:
 def two_workers(bench: Any, home: Home, servers: Servers) -> None:
     """One history run by one worker of one core, and by two: of a core that is half as fast as one of this machine, so
     that what the workers share has the other one and a half or one to itself."""
-    rows, chunks = (20_000, 4) if bench.quick else (300_000, 8)
+    rows, chunks = (20_000, 4) if bench.quick else (300_000, 16)
     for number in range(chunks):
         with home.app() as app:
             _land_purchases(bench, app, number, rows)

@@ -1,8 +1,8 @@
 """Shares of a processor: what makes two cores hold two workers and the servers they work with.
 
-Two workers of a whole core each would take from the bucket, the catalog and the warehouse the core that one worker leaves
-them, so that their time would say nothing about workers. With a share for each worker the servers have as much in both
-cases. Linux control groups, and root, are needed; without them there is no share.
+Two workers of a whole core each would take from the bucket, the catalog and the warehouse the core that one worker
+leaves them, so that their time would say nothing about workers. With a share for each worker the servers have as much
+in both cases. Linux control groups, and root, are needed; without them there is no share.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ledger_cast import NOON, apply_everything, planned
 from sqlalchemy import select, update
 
-from isthmus.ledger import dues, failures, lanes, runs, syncs
+from isthmus.ledger import dues, failures, lanes, runs, syncs, workers
 from isthmus.ledger.database import Ledger, Tx, open_ledger
 from isthmus.ledger.schema import lanes as lanes_table
 from isthmus.ledger.schema import runs as runs_table
@@ -338,6 +338,42 @@ def test_chunks_are_spread_over_lanes_and_the_last_lane_completes_the_run(tx: Tx
     assert load_next(tx, second, BEN) is RunState.RUNNING
     assert lanes.settle(tx, second, BEN, at=NOON) is not None
     assert state(tx, first) is RunState.COMPLETED
+
+
+def crew(tx: Tx, *worker_ids: str) -> None:
+    for worker_id in worker_ids:
+        workers.join(tx, worker_id, role="worker", place="here", at=NOON)
+
+
+def test_a_worker_with_its_share_of_a_run_leaves_the_other_lanes_to_one_that_has_less_to_do(tx: Tx) -> None:
+    crew(tx, ANN, BEN)
+    _, second, third, _ = underway(tx, over=4)
+    assert lanes.pass_on(tx, second, ANN, at=NOON) is None, "half of four is two"
+    assert lanes.begin(tx, second, ANN, at=NOON)
+    passed = lanes.pass_on(tx, third, ANN, at=NOON)
+    assert passed == Attempt(third.run_id, third.lane, third.number + 1)
+    assert lanes.begin(tx, third, ANN, at=NOON) is None, "that attempt is over"
+    assert lanes.pass_on(tx, passed, BEN, at=NOON) is None
+    assert lanes.begin(tx, passed, BEN, at=NOON)
+
+
+def test_a_lane_that_nobody_else_comes_for_is_taken_after_a_moment(tx: Tx) -> None:
+    crew(tx, ANN, BEN)
+    _, second, third, _ = underway(tx, over=4)
+    lanes.begin(tx, second, ANN, at=NOON)
+    passed = lanes.pass_on(tx, third, ANN, at=NOON)
+    assert passed is not None
+    assert lanes.pass_on(tx, passed, ANN, at=NOON + lanes.POLITE) is not None
+    (waiting,) = (w.attempt for w in lanes.waiting(tx) if w.attempt.lane == third.lane)
+    assert lanes.pass_on(tx, waiting, ANN, at=NOON + lanes.POLITE + timedelta(milliseconds=1)) is None
+
+
+def test_a_worker_that_is_the_only_one_leaves_nothing_to_others(tx: Tx) -> None:
+    crew(tx, ANN)
+    workers.join(tx, BEN, role="command", place="here", at=NOON)  # a person's command takes up nothing else
+    _, second, third, _ = underway(tx, over=4)
+    lanes.begin(tx, second, ANN, at=NOON)
+    assert lanes.pass_on(tx, third, ANN, at=NOON) is None
 
 
 def test_a_run_waits_when_its_one_busy_lane_is_done_and_the_others_are_queued(tx: Tx) -> None:

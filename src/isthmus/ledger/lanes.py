@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, bindparam, func, insert, select, update
 
-from isthmus.ledger import errors, failures, runs
+from isthmus.ledger import errors, failures, runs, workers
 from isthmus.ledger.database import Tx
 from isthmus.ledger.schema import chunks, connections, lanes, syncs
 from isthmus.ledger.schema import runs as runs_table
 from isthmus.model.errors import RunStopped
 from isthmus.model.work import GOING, Attempt, LaneState, Run, RunError, RunKind, RunState
+
+POLITE = timedelta(seconds=4)
+"""For how long a lane is left to workers that have less to do: some looks of theirs into the queue."""
 
 _BUSY = lanes.c.state != bindparam("idle", LaneState.IDLE, literal_execute=True)
 """The condition of the index on lanes, word for word: SQLite takes it for nothing less, and every run that is over
@@ -58,6 +61,28 @@ def begin(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Run | No
         )
     )
     return runs.get(tx, run.run_id)
+
+
+def pass_on(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Attempt | None:
+    """Leave a queued lane to another worker: the attempt that is queued instead. None if this worker should take it.
+
+    It is left when this worker has its share of the run already and another one has less to do. Only for a moment:
+    nobody knows that the other one really comes.
+    """
+    runs.held(tx, attempt.run_id)
+    lane = _one(tx, attempt)
+    if lane is None or lane.attempt != attempt.number or lane.state != LaneState.QUEUED:
+        return None
+    if lane.due_at is None or at - lane.due_at > POLITE:
+        return None
+    busy = tx.execute(select(lanes.c.run_id, lanes.c.worker_id).where(_BUSY)).all()
+    of_run = [row.worker_id for row in busy if row.run_id == attempt.run_id]
+    load = {w.worker_id: sum(row.worker_id == w.worker_id for row in busy) for w in workers.every(tx) if w.takes_runs}
+    share = -(-len(of_run) // max(1, len(load)))
+    mine = load.get(worker_id, 0)
+    if of_run.count(worker_id) < share or all(other >= mine for other in load.values()):
+        return None
+    return _queue_again(tx, lane, due_at=lane.due_at)
 
 
 def is_held(tx: Tx, attempt: Attempt, worker_id: str) -> bool:

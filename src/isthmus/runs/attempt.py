@@ -145,6 +145,10 @@ def carry_out(ledger: Ledger, work: Work, attempt: Attempt, hands: Hands, *, beg
 
 def _begin(ledger: Ledger, attempt: Attempt, hands: Hands) -> Run | None:
     with ledger.transaction() as tx:
+        passed = None if hands.alone else lanes.pass_on(tx, attempt, hands.worker_id, at=hands.now())
+        if passed is not None:
+            hands.enqueue(tx, passed, 0)
+            return None
         run = lanes.begin(tx, attempt, hands.worker_id, at=hands.now())
         if run is not None and run.planned:
             for other in lanes.wake(tx, attempt, at=hands.now()):
