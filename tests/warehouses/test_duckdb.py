@@ -236,3 +236,20 @@ def test_a_table_of_theirs_with_a_primary_key_is_upserted_too(config: DuckDBConf
         assert not caught.value.retryable
         (batch,) = opened.read(Relation("main", "notes"))
         assert batch.to_pylist() == [{"id": "1", "note": "[2]", SEQ: 2}]
+
+
+@pytest.mark.parametrize("kind", ["TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMPTZ", "DATE"])
+def test_a_window_bounds_every_kind_of_time(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "w.duckdb"
+    with closing(duckdb.connect(str(file))) as con:
+        con.execute(
+            f"CREATE SCHEMA s; CREATE TABLE s.t AS SELECT n, (TIMESTAMP '2026-01-01' + n * INTERVAL 1 DAY)::{kind} "
+            "AS at FROM range(5) AS r(n) UNION ALL SELECT 9, NULL"
+        )
+    opened = DuckDBConfig(path=str(file)).open()
+    day, ever, never = (datetime(y, 1, d, tzinfo=UTC) for y, d in ((2026, 3), (1, 1), (9999, 31)))
+    for start, end, rows in ((day, None, 3), (ever, None, 5), (None, never, 5), (ever, never, 5), (never, None, 0)):
+        window = Window("at", "n", start, end)
+        assert opened.count(Relation("s", "t"), window=window).rows == rows
+        assert sum(b.num_rows for b in opened.read(Relation("s", "t"), window=window)) == rows
+    opened.close()

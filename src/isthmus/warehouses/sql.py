@@ -85,6 +85,10 @@ def in_range(seqs: SeqRange) -> str:
     return " AND ".join(bounds) or "true"
 
 
+_NANOSECONDS = (datetime(1677, 9, 22, tzinfo=UTC), datetime(2262, 4, 11, tzinfo=UTC))
+"""What 64 bits of nanoseconds hold for sure. A literal beyond them would not be compared but refused."""
+
+
 def in_window(window: Window | None, theirs: str) -> str:
     """The WHERE condition of a window over a changed-at column of the type `theirs`.
 
@@ -96,9 +100,14 @@ def in_window(window: Window | None, theirs: str) -> str:
         return f"{identifier(window.changed_at)} IS NULL"
     # The literal has the column's own kind of time, so that the warehouse can use its index or zone maps.
     kind = "TIMESTAMPTZ" if "with time zone" in theirs.lower() else "TIMESTAMP"
+    nanoseconds = theirs.upper() == "TIMESTAMP_NS"
     bounds = []
     for operator, moment in ((">=", window.start), ("<=", window.end)):
         if moment is not None:
+            if nanoseconds and not _NANOSECONDS[0] < moment < _NANOSECONDS[1]:
+                holds_all = (moment < _NANOSECONDS[0]) == (operator == ">=")
+                bounds.append(f"{identifier(window.changed_at)} IS NOT NULL" if holds_all else "false")
+                continue
             text = moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
             text += "+00" if kind == "TIMESTAMPTZ" else ""
             bounds.append(f"{identifier(window.changed_at)} {operator} {kind} {literal(text)}")
