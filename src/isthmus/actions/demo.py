@@ -10,22 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from isthmus.actions import people, syncing
 from isthmus.actions.applying import apply
-from isthmus.actions.demo_data import CAMPAIGNS, HOUSEHOLDS, PURCHASES, REDEMPTIONS, prepare
+from isthmus.actions.demo_data import CAMPAIGNS, HOUSEHOLDS, PURCHASES, REDEMPTIONS, TILLS, TILLS_MENDED, prepare
 from isthmus.app import App
 from isthmus.imports.load import load
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts
-from isthmus.model.mapping import Mapping
+from isthmus.model.mapping import Mapping, as_document
 from isthmus.store import people as stored
+from isthmus.warehouses import duckdb_tills
 
 Tell = Callable[[str, dict[str, Any]], None]
 """Told each step of the story: its name and its figures."""
 
 Step = Callable[[int, int | None], None]
 
-SYNC = "everything"
+SYNC, INTAKE = "everything", "december"
 _MARKER = "demo.json"
 _MERGED = ("900", "1023")  # turn out to be one household
 _ERASED = "1228"
@@ -79,8 +82,10 @@ def tell_demo(app: App, tell: Tell, *, step: Step = lambda done, total: None) ->
     def land(path: Path, mapping: Mapping) -> Counts:
         return load(app.lake, path, mapping.data, mapping=mapping, report=step)
 
+    tills, temp_dir = folder / "tills.duckdb", app.home / "tmp" / "tills"
     with chapter("prepare"):
         files = prepare(folder)
+        duckdb_tills.open_tills(tills, files.last_month, temp_dir=temp_dir)
     with chapter("land") as facts:
         total = land(files.households, HOUSEHOLDS)
         facts["profiles"] = total.landed
@@ -91,16 +96,21 @@ def tell_demo(app: App, tell: Tell, *, step: Step = lambda done, total: None) ->
         ):
             counts = land(path, mapping)
             facts[name], facts["rejected"] = counts.landed, facts.get("rejected", 0) + counts.rejected
+    with chapter("import") as facts:
+        _wish(app, folder, TILLS)
+        facts.update(_import(app, step))
+    with chapter("mend") as facts:
+        _wish(app, folder, TILLS_MENDED)
+        facts["purchases"] = people.replay_import(app, INTAKE).landed
+        facts["left"] = len(people.list_rejections(app, source=INTAKE, limit=None))
     with chapter("deliver") as facts:
-        wish = folder / "isthmus.yaml"
-        wish.write_text(_WISH)
-        apply(app, wish, plan_only=False, environ={})
         facts["rows"] = _run(app, step)
     with chapter("prove") as facts:
         proof = syncing.verify_sync(app, SYNC)
         facts["rows"], facts["equal"] = proof.rows, proof.equal
     with chapter("change") as facts:
-        facts["purchases"] = land(files.last_week, PURCHASES).landed
+        duckdb_tills.ring_up(tills, files.last_week, temp_dir=temp_dir)
+        facts.update(_import(app, step))
         facts.update(_merge(app, folder))
         facts["erased_events"] = people.erase_person(app, _ERASED)["events"]
     with chapter("deliver the change") as facts:
@@ -116,12 +126,34 @@ def tell_demo(app: App, tell: Tell, *, step: Step = lambda done, total: None) ->
     return figures
 
 
-_WISH = """\
-connections:
-  - {name: demo-warehouse, kind: duckdb, path: ./warehouse.duckdb}
-exports:
-  - {name: everything, connection: demo-warehouse, history: all, schedule: hourly}
-"""
+def _wish(app: App, folder: Path, mapping: Mapping) -> None:
+    """Apply what the story wants: one export of everything, and the purchases of December through a mapping."""
+    wish = {
+        "connections": [
+            {"name": "demo-warehouse", "kind": "duckdb", "path": "./warehouse.duckdb"},
+            {"name": "tills", "kind": "duckdb", "path": "./tills.duckdb"},
+        ],
+        "exports": [{"name": SYNC, "connection": "demo-warehouse", "history": "all", "schedule": "hourly"}],
+        "imports": [
+            {
+                "name": INTAKE,
+                "connection": "tills",
+                "data": "events",
+                "relation": duckdb_tills.VIEW,
+                "mapping": as_document(mapping),
+            }
+        ],
+    }
+    file = folder / "isthmus.yaml"
+    file.write_text(yaml.safe_dump(wish, sort_keys=False))
+    apply(app, file, plan_only=False, environ={})
+
+
+def _import(app: App, step: Step) -> dict[str, Any]:
+    run = syncing.run_sync(app, INTAKE, report=lambda r, done: step(done, max(r.rows_total, done)))
+    counts = run.counts if run else {}
+    reasons = counts.get("reasons") or {}
+    return {"purchases": counts.get("landed", 0), "rejected": counts.get("rejected", 0), "reasons": sorted(reasons)}
 
 
 def _run(app: App, step: Step) -> int:

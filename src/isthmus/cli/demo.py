@@ -59,12 +59,23 @@ def _sentence(name: str, f: dict[str, Any]) -> str:
                 f"Landed {f['profiles']:,} households and {f['purchases']:,} purchases, {f['redemptions']:,} coupons "
                 f"and {f['campaigns']:,} mailings; {f['rejected']:,} rows rejected."
             )
+        case "import":
+            return (
+                f"Imported December from a view in the tills' own warehouse: {f['purchases']:,} purchases; "
+                f"{f['rejected']:,} row kept as a rejection ({', '.join(f['reasons'])})."
+            )
+        case "mend":
+            return (
+                f"Mended the mapping, which knew no e-mail addresses, and replayed what was rejected: "
+                f"{f['purchases']:,} landed, {f['left']:,} left."
+            )
         case "deliver":
             return f"Delivered the history to a DuckDB warehouse: {f['rows']:,} rows."
         case "change":
             return (
-                f"The world changed: {f['purchases']:,} new purchases; two households turned out to be one "
-                f"({f['events_moved']:,} events moved); one asked to be forgotten ({f['erased_events']:,} events gone)."
+                f"The world changed: {f['purchases']:,} more purchases at the tills; two households turned out to be "
+                f"one ({f['events_moved']:,} events moved); one asked to be forgotten "
+                f"({f['erased_events']:,} events gone)."
             )
         case "deliver the change":
             return f"Delivered only the change: {f['rows']:,} rows."
@@ -84,6 +95,7 @@ def _tell_end(figures: dict[str, Any], home: str) -> None:
     say(f"\nAll of it took {total:.0f} seconds. Look around:\n")
     for line in (
         "isthmus sync show everything",
+        "isthmus sync show december",
         "isthmus person show 900",
         'isthmus query "FROM metrics"',
         "isthmus sync verify everything",
