@@ -2,7 +2,7 @@
 
     make bench                       all of it: about a quarter of an hour on two idle cores, more the first time
     make bench ARGS="--quick"        on a tenth of the data, once each: whether everything still runs
-    make bench ARGS="--only land"    one group: land, history, postgres, periodic, runs or size
+    make bench ARGS="--only land"    one group: land, history, postgres, periodic, imports, runs or size
     make bench ARGS="--write-docs"   and put the figures into docs/benchmarks.md
 
 Variants take turns, each in a process of its own; the figure is the median of each. See docs/benchmarks.md.
@@ -216,6 +216,36 @@ def periodic(bench: Bench) -> None:
     bench.figures.append(Figure("periodic", what, f"{seconds:.2f} s", "–", seconds, "s", "–", None, samples))
 
 
+def imports(bench: Bench) -> None:
+    from isthmus.testing import standins
+
+    bench.one("prepare_people")
+    with standins.postgres() as server:
+        fields = {"host": server.host, "port": server.port, "username": server.username, "password": server.password}
+
+        def connection(**how: Any) -> dict[str, Any]:
+            found = {**fields, "database": server.fresh_database()}
+            bench.one("prepare_orders", connection=found, **how)
+            return found
+
+        orders = connection()
+        ours, plain = bench.turns(
+            3,
+            lambda: bench.one("import_orders", connection=orders),
+            lambda: bench.one("plain_import", connection=orders),
+        )
+        assert ours[0].rows == plain[0].rows
+        what = f"{ours[0].rows:,} events from a PostgreSQL table, who is who among twice as many people"
+        bench.ratio("imports", f"{what}, against reading and inserting the same rows", ours, plain, 3.0)
+        idle = [bench.one("import_nothing", connection=orders) for _ in range(bench.repetitions or 3)]
+        seconds = median(s.seconds for s in idle)
+        shown = f"{idle[0].rows} rows read, {seconds:.2f} s"
+        bench.told("imports", "the same without news", shown, "–", idle[0].rows, "rows", met=not idle[0].rows)
+        ties = bench.one("import_ties", connection=connection(one_moment=True))
+        what = "what is kept of an import of so many rows at one moment, and twice 1,000 more later"
+        bench.most("imports", what, ties.rows, "bytes", 1_000_000)
+
+
 def size(bench: Bench) -> None:
     names = closure("isthmus")
     sizes = {name: installed_size(name) for name in names}
@@ -272,6 +302,7 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
     "history": history,
     "postgres": postgres,
     "periodic": periodic,
+    "imports": imports,
     "runs": runs.measure,
     "size": size,
 }

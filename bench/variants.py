@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ground
+import intakes
 from ground import Ground
 
 NEW_ROWS = 100_000
@@ -312,7 +313,7 @@ def _count(con: Any, table: str) -> int:
 
 
 def main(name: str, rows: int, times: int, arguments: dict[str, Any]) -> None:
-    measure: Callable[..., int] = globals()[name]
+    measure: Callable[..., int] = globals().get(name) or getattr(intakes, name)
     clock = Clock()
     found = measure(Ground(rows, times), clock, **arguments)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
