@@ -1,6 +1,6 @@
 """Imports from a warehouse table: what one measurement in a process of its own does. `variants.py` calls these by name.
 
-A million orders in PostgreSQL, of people among two million known ones, each row with two identifiers.
+A million real purchases in PostgreSQL, of people among two million known ones, each row with two identifiers.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ MAPPING = {
     "value": "amount",
     "value_currency": {"column": "currency"},
 }
+"""Five more columns become properties."""
+
 _SCHEMA = "klaviyo_import_from_dwh"
 
 
@@ -52,18 +54,29 @@ def prepare_people(ground_: Ground, clock: Any) -> int:
 
 
 def prepare_orders(ground_: Ground, clock: Any, *, connection: dict[str, Any], one_moment: bool = False) -> int:
-    """The table of orders. Loaded hour by hour, or all of it at one moment."""
+    """The table of orders: real purchases, each basket somebody's, loaded night by night or all at one moment."""
+    import pyarrow.parquet as pq
+    from adbc_driver_postgresql import dbapi
+
     rows, people = sizes(ground_)
-    loaded_at = "timestamptz '2026-01-01'" + ("" if one_moment else " + (i / 5000) * interval '1 hour'")
+    who = f"hash(basket_id) % {people}"
+    loaded_at = (
+        "TIMESTAMPTZ '2018-01-01'" if one_moment else "date_trunc('day', transaction_timestamp) + INTERVAL 27 HOUR"
+    )
+    file = ground_._made(
+        f"orders-{one_moment}.parquet",
+        f"SELECT basket_id || '-' || product_id AS order_id, 'c' || {who} AS customer_id, 'person.' || {who} || "
+        "'@example.com' AS email, transaction_timestamp::TIMESTAMPTZ AS ordered_at, sales_value AS amount, "
+        "'USD' AS currency, 'store ' || store_id AS store, product_id, quantity, retail_disc AS retail_discount, "
+        f"coupon_disc AS coupon_discount, week, ({loaded_at})::TIMESTAMPTZ AS loaded_at "
+        f"FROM read_parquet('{ground_.purchases}') LIMIT {rows}",
+    )
     with _postgres(connection) as con:
         con.execute(f"CREATE SCHEMA {_SCHEMA}")
-        con.execute(
-            f"CREATE TABLE {_SCHEMA}.orders AS SELECT 'o' || i AS order_id, 'c' || (i * 7919::bigint % {people}) AS "
-            f"customer_id, 'person.' || (i * 7919::bigint % {people}) || '@example.com' AS email, "
-            f"timestamptz '2026-01-01' + i * interval '1 second' AS ordered_at, {loaded_at} AS loaded_at, "
-            "(i % 10000) / 100.0::float8 AS amount, 'USD' AS currency, 'shop ' || (i % 90) AS shop, i % 7 AS items "
-            f"FROM generate_series(0, {rows - 1}) AS t(i)"
-        )
+    with dbapi.connect(_uri(connection)) as theirs, theirs.cursor() as cursor:
+        cursor.adbc_ingest("orders", pq.read_table(file), mode="create", db_schema_name=_SCHEMA)
+        theirs.commit()
+    with _postgres(connection) as con:
         con.execute(f"CREATE INDEX ON {_SCHEMA}.orders (loaded_at)")
         con.execute(f"ANALYZE {_SCHEMA}.orders")
     return rows
@@ -121,8 +134,8 @@ def import_ties(ground_: Ground, clock: Any, *, connection: dict[str, Any]) -> i
         for _ in range(2):
             with _postgres(connection) as con:
                 con.execute(
-                    f"INSERT INTO {_SCHEMA}.orders SELECT 'o' || i, 'c' || i % {people}, NULL, "
-                    f"timestamptz '2026-01-01', timestamptz '2026-01-01', 1, 'USD', 'late', 1 "
+                    f"INSERT INTO {_SCHEMA}.orders (order_id, customer_id, ordered_at, loaded_at, amount, currency) "
+                    f"SELECT 'o' || i, 'c' || i % {people}, now(), timestamptz '2018-01-01', 1, 'USD' "
                     f"FROM generate_series({rows}, {rows + LATER - 1}) AS t(i)"
                 )
             rows += LATER
