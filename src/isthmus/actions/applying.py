@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isthmus.app import App
 from isthmus.exports import plan
+from isthmus.imports.preview import Wanted
 from isthmus.ledger import connections, syncs
 from isthmus.ledger.connections import StoredConnection
 from isthmus.ledger.database import Change, Tx
 from isthmus.model import mapping as mappings
 from isthmus.model.errors import InvalidInput
 from isthmus.model.tables import ALL, named
-from isthmus.model.work import Intake, Selection, Sync, SyncState
+from isthmus.model.work import Selection, Sync, SyncState
 from isthmus.runs import schedule
 from isthmus.secrets import Secret, resolve
 from isthmus.warehouses import kinds
@@ -63,7 +64,7 @@ class _Import(_Part):
     schedule: str = "hourly"
     freshness_limit: str | None = None
     look_back: str = "1h"
-    mapping: dict[str, Any]
+    mapping: dict[str, Any] | None = None
 
 
 class _Document(_Part):
@@ -88,7 +89,10 @@ def apply(app: App, file: Path, *, plan_only: bool, environ: dict[str, str]) -> 
     Applying twice changes nothing the second time. With `plan_only` it says what would change. Relative paths in the
     file are relative to it. Raises InvalidInput naming the line or field that is wrong.
     """
-    document = _read(file)
+    return _apply(app, _read(file), file, plan_only=plan_only, environ=environ)
+
+
+def _apply(app: App, document: _Document, file: Path, *, plan_only: bool, environ: dict[str, str]) -> list[Applied]:
     folder = file.absolute().parent
     moment = app.now()
     configs = [(c, *_fields(c, folder, environ)) for c in document.connections]
@@ -127,7 +131,7 @@ def apply(app: App, file: Path, *, plan_only: bool, environ: dict[str, str]) -> 
             done.append(Applied("export", export.name, change))
         for wanted in document.imports:
             due = schedule.read(wanted.schedule)
-            intake = _intake(wanted)
+            intake = _intake(wanted, file)
             connection_id = connections.named(tx, wanted.connection).connection_id
             _require_one_origin(tx, wanted.name, intake)
             _require_no_loop(tx, wanted, connection_id)
@@ -145,18 +149,64 @@ def apply(app: App, file: Path, *, plan_only: bool, environ: dict[str, str]) -> 
     return done
 
 
-def intakes(file: Path) -> list[tuple[str, str, Intake]]:
-    """The imports of a file as values, before anything is applied: name, connection, and what they bring in."""
-    return [(i.name, i.connection, syncs.intake_of(_intake(i))) for i in _read(file).imports]
+def wanted_imports(
+    app: App, file: Path, *, only: str | None, metric: str | None, environ: dict[str, str]
+) -> list[Wanted]:
+    """The imports of a file as they would be applied, or the one called `only`; nothing is saved.
+
+    Every rule of `apply` holds for them, but for this: a mapping may be missing, a relation too.
+    """
+    document = _read(file)
+    chosen = [i for i in document.imports if only in (None, i.name)]
+    if not chosen:
+        there = ", ".join(i.name for i in document.imports)
+        summary = f"{file} has no import {only!r}" if only else f"{file} has no imports"
+        raise InvalidInput(summary, hint=f"it has: {there}" if there else "see docs/reference/apply.md")
+    finished = [i for i in chosen if i.mapping is not None and (i.relation or i.query)]
+    _apply(app, document.model_copy(update={"imports": finished}), file, plan_only=True, environ=environ)
+    here = {c.name: c for c in document.connections}
+    with app.ledger.reading() as tx:
+        saved = {s.name: s.sync_id for s in syncs.every(tx) if s.intake is not None}
+    return [_wanted(app, i, here.get(i.connection), file, metric, environ, saved.get(i.name)) for i in chosen]
 
 
-def _intake(wanted: _Import) -> dict[str, Any]:
+def _wanted(
+    app: App,
+    wanted: _Import,
+    connection: _Connection | None,
+    file: Path,
+    metric: str | None,
+    environ: dict[str, str],
+    sync_id: str | None,
+) -> Wanted:
+    if wanted.relation and wanted.query:
+        _intake(wanted, file)  # says so
+    if connection is None:
+        config = app.config(app.connection(wanted.connection))
+    else:
+        plain, secrets = _fields(connection, file.absolute().parent, environ)
+        config = kinds.build(connection.kind, {**plain, **secrets})
+    mapping = None if wanted.mapping is None else _mapping(wanted.name, wanted.mapping, wanted.data)
+    return Wanted(wanted.name, wanted.data, wanted.relation, wanted.query, config, mapping, metric, sync_id)
+
+
+def _mapping(name: str, document: dict[str, Any], data: mappings.Data) -> mappings.Mapping:
+    try:
+        mapping = mappings.parse(document, data)
+        mappings.check_import(mapping)
+    except InvalidInput as e:
+        raise InvalidInput(f"the import {name!r}: {e.summary}", hint=e.hint) from e
+    return mapping
+
+
+def _intake(wanted: _Import, file: Path) -> dict[str, Any]:
     if bool(wanted.relation) == bool(wanted.query):
         raise InvalidInput(f"the import {wanted.name!r} needs a relation or a query, and not both")
-    try:
-        mappings.check_import(mappings.parse(wanted.mapping, wanted.data))
-    except InvalidInput as e:
-        raise InvalidInput(f"the import {wanted.name!r}: {e.summary}", hint=e.hint) from e
+    if wanted.mapping is None:
+        raise InvalidInput(
+            f"the import {wanted.name!r} has no mapping", hint=f"isthmus preview {file} offers one, ready to paste"
+        )
+    _mapping(wanted.name, wanted.mapping, wanted.data)
     return {
         "data": wanted.data,
         "relation": wanted.relation,

@@ -32,7 +32,7 @@ def load_file(
     report: Report = lambda done, total: None,
 ) -> Counts:
     """Land a local file. See `imports.load.load`."""
-    mapping = _mapping(mapping_file, data) if mapping_file else None
+    mapping = read_mapping(mapping_file, data) if mapping_file else None
     counts = files.load(
         app.lake,
         file,
@@ -47,7 +47,8 @@ def load_file(
     return counts
 
 
-def _mapping(file: Path, data: Data) -> Mapping:
+def read_mapping(file: Path, data: Data) -> Mapping:
+    """A mapping file: the mapping alone, or below the word `mapping`. Raises InvalidInput."""
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as e:
@@ -109,7 +110,7 @@ def replay_rejections(
         raise InvalidInput(f"no row of {label!r} was rejected", hint="see `isthmus rejections list`")
     if data is None and len(there) > 1:
         raise InvalidInput(f"{label!r} was loaded as {' and as '.join(there)}", hint="say which with --data")
-    mapping = _mapping(mapping_file, data or there[0])
+    mapping = read_mapping(mapping_file, data or there[0])
     counts = replay(
         app.lake,
         mapping,

@@ -86,8 +86,11 @@ def repair_sync(app: App, name: str, *, report: Report = lambda run, done: None)
 
 
 def preview_sync(app: App, name: str) -> list[dict[str, object]]:
-    """What a run would send now, per table: rows, deletions, and rows of the commits in scope. Changes nothing."""
+    """What a run of an export would send now, per table: rows, deletions, and rows of the commits in scope. Changes
+    nothing. Raises InvalidInput for an import: `previewing.preview_import` is for those."""
     sync = app.sync(name)
+    if sync.intake is not None:
+        raise InvalidInput(f"{name!r} is an import", hint="an import sends nothing")
     snapshot = app.lake.snapshot()
     scope = sync.scope or Scope(plan.events_since(sync.selection.history, app.now()), snapshot.seq)
     source = deliver.changes_of(app.lake, snapshot.snapshot_id, sync, scope)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from isthmus.app import App
 from isthmus.model.errors import IsthmusError
@@ -80,6 +82,50 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: 
         out.print(table)
     else:
         out.print(empty)
+
+
+LONGEST_CELL = 60
+SHORTEST_LAST = 24
+
+
+def print_fitting(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
+    """A table that fits the terminal, with long values cut short; its last column may wrap. Where even so there is no
+    room for it: row by row, a line for each value. Nothing is cut that is not marked with an ellipsis."""
+    if not rows:
+        say(empty)
+        return
+    texts = [[_cut(shown(cell), LONGEST_CELL) for cell in row] for row in rows]
+    widths = [max(cell_len(text) for text in column) for column in zip(columns, *texts, strict=True)]
+    left = out.width - sum(widths[:-1]) - 2 * (len(widths) - 1)
+    if left >= min(widths[-1], SHORTEST_LAST):
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for name, width in zip(columns, [*widths[:-1], min(left, widths[-1])], strict=True):
+            table.add_column(Text(name), width=width, overflow="fold")
+        for row in texts:
+            table.add_row(*(Text(cell) for cell in row))
+        out.print(table, soft_wrap=False)
+        return
+    name_width = max(cell_len(name) for name in columns)
+    for i, row in enumerate(texts):
+        if i:
+            out.print()
+        for name, text in zip(columns, row, strict=True):
+            if text != shown(None):
+                pieces = (Text(name.ljust(name_width), "bold"), "  ", Text(_cut(text, out.width - name_width - 2)))
+                out.print(Text.assemble(*pieces), soft_wrap=True)
+
+
+def _cut(text: str, width: int) -> str:
+    """The text on one line, and not wider than this."""
+    line = "".join(c if c.isprintable() else "�" for c in " ".join(text.splitlines()))
+    if cell_len(line) <= width:
+        return line
+    return chop_cells(line, max(1, width - 1))[0] + "…"
+
+
+def print_exactly(text: str) -> None:
+    """Text that is to be copied: nothing in it is markup, and no line is wrapped."""
+    sys.stdout.write(text)
 
 
 def shown(value: Any) -> str:

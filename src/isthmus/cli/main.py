@@ -10,7 +10,7 @@ import typer
 
 from isthmus import __version__
 from isthmus.actions.applying import apply
-from isthmus.cli import alert, connection, demo, people, rejections, run, store, sync, work
+from isthmus.cli import alert, connection, demo, people, preview, rejections, run, store, sync, work
 from isthmus.cli.common import Home, Json, opened, print_json, print_rows
 from isthmus.settings import environment
 
@@ -28,6 +28,7 @@ app.add_typer(alert.commands, name="alert", help="What a person has to know, and
 app.add_typer(people.load_commands, name="load", help="Load local files through the import path.")
 app.add_typer(people.commands, name="person", help="One person: show or erase.")
 app.add_typer(rejections.commands, name="rejections", help="Rows that could not be taken.")
+app.command("preview")(preview.preview)
 app.command("serve")(work.serve)
 app.command("worker")(work.worker)
 app.command("query")(store.query)

@@ -7,12 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.actions import syncing
+from isthmus.actions import previewing, syncing
 from isthmus.actions.here import workers_there
 from isthmus.app import App
+from isthmus.cli import preview as previews
 from isthmus.cli import run as run_words
 from isthmus.cli.common import Home, Json, Name, opened, out, print_json, print_rows, progress, say, shown
+from isthmus.cli.preview import Limit, Rows
 from isthmus.exports.prove import Proof
+from isthmus.imports.preview import LIMIT, ROWS
 from isthmus.model import status
 from isthmus.model.work import Intake, Run, Selection, Sync, SyncState
 
@@ -113,9 +116,17 @@ def print_value(label: str, value: object) -> None:
 
 
 @commands.command()
-def preview(name: Name, home: Home = None, as_json: Json = False) -> None:
-    """Say what a run would send now. Sends nothing."""
+def preview(name: Name, rows: Rows = ROWS, limit: Limit = LIMIT, home: Home = None, as_json: Json = False) -> None:
+    """Say what a run would do now, and do nothing. Of an export: the rows it would send. Of an import: how its columns
+    are used, rows as they would land, and those that would be rejected."""
     with opened(home, as_json) as app:
+        if app.sync(name).intake is not None:
+            seen = previewing.preview_import(app, name, rows=rows, limit=limit)
+            if as_json:
+                print_json(previews.described(seen))
+            else:
+                previews.show(seen)
+            return
         found = syncing.preview_sync(app, name)
         if as_json:
             print_json(found)

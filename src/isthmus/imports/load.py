@@ -34,11 +34,7 @@ def load(
     """
     source = files.open_file(path, delimiter=delimiter, temp_dir=lake.temp / "files")
     try:
-        names = [c.name for c in source.columns]
-        if mapping is None:
-            mapping = guess(names, data, where=str(path), metric=metric)
-        elif not source.lines:  # a JSON object may lack a key that later ones have
-            bind(mapping, names, where=str(path))
+        mapping = mapping_for(source, path, data, mapping, metric)
         label = path.name
         key = f"file {files.fingerprint(path)} {fingerprint(mapping)}"
         before = progress(lake, key)
@@ -75,6 +71,18 @@ def load(
         return so_far.counts
     finally:
         source.close()
+
+
+def mapping_for(
+    source: files.IncomingFile, path: Path, data: Data, given: Mapping | None, metric: str | None
+) -> Mapping:
+    """The given mapping, if the file has its columns, or one guessed from their names. Raises InvalidInput."""
+    names = [c.name for c in source.columns]
+    if given is None:
+        return guess(names, data, where=str(path), metric=metric)
+    if not source.lines:  # a JSON object may lack a key that later ones have
+        bind(given, names, where=str(path))
+    return given
 
 
 def origin(mapping: Mapping) -> str | None:

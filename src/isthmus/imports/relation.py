@@ -5,7 +5,7 @@ The cursor lies in the store and moves in the transaction that lands the rows; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -207,6 +207,12 @@ def columns_of(schema: pa.Schema, intake: Intake) -> tuple[IncomingColumn, ...]:
     return tuple(IncomingColumn(f.name, f"c{i}", shape(f.type)) for i, f in enumerate(schema))
 
 
+def numbered(table: pa.Table, columns: Sequence[IncomingColumn], first: int) -> pa.Table:
+    """The rows of a relation as a landing takes them, numbered from `first` on."""
+    renamed = readable(table.rename_columns([c.ref for c in columns]))
+    return renamed.add_column(0, "n", pa.array(range(first, first + table.num_rows), pa.int64()))
+
+
 class _Reading:
     """One attempt at a pass: the rows in order, landed as they come."""
 
@@ -266,12 +272,8 @@ class _Reading:
         with _named(self._look.relation) as relation:
             for window in windows:
                 for table in gathered(warehouse.read(relation, window=window)):
-                    yield self._numbered(table, at)
+                    yield numbered(table, self._look.columns, at)
                     at += table.num_rows
-
-    def _numbered(self, table: pa.Table, at: int) -> pa.Table:
-        renamed = readable(table.rename_columns([c.ref for c in self._look.columns]))
-        return renamed.add_column(0, "n", pa.array(range(at, at + table.num_rows), pa.int64()))
 
     def _nothing(self) -> pa.Table:
         return pa.table(

@@ -1,4 +1,4 @@
-"""How the types of a Parquet file reach us, and those of its columns that need another one first."""
+"""How the types of a Parquet file or a relation reach us, and those of its columns that need another one first."""
 
 from __future__ import annotations
 
@@ -67,3 +67,23 @@ def readable(table: pa.Table) -> pa.Table:
             bounded = pc.max_element_wise(bounded, _YEARS[0] * factor, skip_nulls=False)
             table = table.set_column(i, f.name, bounded.cast(f.type))
     return table
+
+
+def words(kind: pa.DataType) -> str:
+    """An Arrow type as a person calls it."""
+    t = pa.types
+    if t.is_dictionary(kind):
+        return words(kind.value_type)
+    if t.is_timestamp(kind):
+        return "timestamp" if kind.tz else "timestamp without zone"
+    if t.is_decimal(kind):
+        return f"decimal({kind.precision}, {kind.scale})"
+    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
+        return f"list of {words(kind.value_type)}"
+    named = (
+        *((t.is_boolean, "boolean"), (t.is_integer, "integer"), (t.is_floating, "float"), (t.is_date, "date")),
+        *((t.is_time, "time of day"), (t.is_struct, "struct"), (t.is_map, "map"), (t.is_null, "nothing")),
+    )
+    if name := next((name for is_one, name in named if is_one(kind)), ""):
+        return name
+    return {Shape.STRING: "text", Shape.BINARY: "binary"}.get(shape(kind), str(kind))

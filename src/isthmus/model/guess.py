@@ -109,7 +109,7 @@ def guess(columns: Sequence[str | IncomingColumn], data: Data, *, where: str, me
     if not identifiers:
         raise InvalidInput(
             f"{where} has no column that looks like an identifier",
-            hint="name one Email, PhoneNumber or ExternalID, or give --mapping",
+            hint="name one Email, PhoneNumber or ExternalID, or give a mapping",
         )
     if data == "profiles":
         mapping = _profiles(found, identifiers, changed_at)
@@ -149,11 +149,11 @@ def _events(
     metric_column = found.find("metric") if metric is None else None
     if event_time is None:
         raise InvalidInput(
-            f"{where} has no column that looks like the time of an event", hint="name one Timestamp, or give --mapping"
+            f"{where} has no column that looks like the time of an event", hint="name one Timestamp, or give a mapping"
         )
     if metric_column is None and metric is None:
         raise InvalidInput(
-            f"{where} has no column that looks like a metric", hint="name one Metric, or give --metric or --mapping"
+            f"{where} has no column that looks like a metric", hint="name one Metric, or give --metric or a mapping"
         )
     currency, integration = found.find("value_currency"), found.find("integration")
     return Mapping(

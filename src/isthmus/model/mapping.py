@@ -81,6 +81,13 @@ class Mapping:
         taken = {column for _, column in self.used()} | set(self.ignore)
         return [(column, column) for column in columns if column not in taken]
 
+    def own_properties(self) -> tuple[str, ...]:
+        """The properties of an event that hold its fields, as in the original. A column of that name is left out."""
+        if self.data != "events":
+            return ()
+        held = (("$event_id", self.unique_id), ("$value", self.value), ("$currency_code", self.value_currency))
+        return tuple(name for name, given in held if given is not None)
+
     def cleared_properties(self) -> tuple[str, ...]:
         """What of `clear` are properties: a name that is a mapped field is that field."""
         named = {name for name, _ in self.fields}

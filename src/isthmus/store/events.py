@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import duckdb
+
 from isthmus.duck import literal
 from isthmus.store import identity
 from isthmus.store.lake import Write
 
 
-def land(write: Write, kinds: Sequence[str], connection: str | None = None) -> int:
-    """Insert the good rows of `mapped` that are new; the first of a key wins. Returns how many landed.
+def find(con: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> int:
+    """Find the good rows of `mapped` that are new; the first of a key wins. How many they are.
 
-    `connection` is the id of the one they were read from, if they were.
-
-    Leaves `fresh(event_id, n, profile_id)` behind. Needs the tables of `identity.resolve`.
+    Leaves `fresh(event_id, n, profile_id)` behind and changes nothing. Needs the tables of `identity.find`.
     """
-    con, seq = write.con, write.seq
     con.execute(
         "CREATE OR REPLACE TEMP TABLE fresh AS SELECT k.event_id, min(k.n) AS n, any_value(k.profile_id) AS profile_id "
         "FROM (SELECT m.n, w.profile_id, event_key(m.metric_id, w.profile_id, m.unique_id) AS event_id "
@@ -39,7 +38,16 @@ def land(write: Write, kinds: Sequence[str], connection: str | None = None) -> i
             "ON e.event_id = event_key(m.metric_id, o.was, m.unique_id) AND e.profile_id = f.profile_id)"
         )
     row = con.execute("SELECT count(*) FROM fresh").fetchone()
-    landed = int(row[0]) if row else 0
+    return int(row[0]) if row else 0
+
+
+def land(write: Write, kinds: Sequence[str], connection: str | None = None) -> int:
+    """Insert the rows that `find` finds. Returns how many landed.
+
+    `connection` is the id of the one they were read from, if they were.
+    """
+    con, seq = write.con, write.seq
+    landed = find(con, kinds)
     if not landed:
         return 0
     write.touched = True

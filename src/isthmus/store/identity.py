@@ -130,14 +130,21 @@ def decide(tuples: Sequence[tuple[int, Sequence[Link]]], known: Mapping[str, Ite
 
 
 def resolve(write: Write, kinds: Sequence[str]) -> None:
-    """Make the temporary tables that say who the rows of `mapped` are.
+    """Find who the rows of `mapped` are, and keep the identifiers that are new."""
+    find(write.con, kinds)
+    write.con.execute(f"INSERT INTO lake.identifiers SELECT kind, value, profile_id, {write.seq} FROM attached")
+    if write.con.execute("SELECT 1 FROM attached LIMIT 1").fetchone():
+        write.touched = True
+
+
+def find(con: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> None:
+    """Make the temporary tables that say who the rows of `mapped` are. Changes nothing.
 
     `who(t, id_…, profile_id, last_n)`: each tuple and its profile (NULL: a profile id that nobody has);
     `newcomers(profile_id)`; `merging(source, destination, cause)`; `taken(t, kind, value)`; and
-    `named(profile_id, kind, value, last_n)`: identifiers the batch gave for a profile that are its own.
-    Inserts the new identifiers. Values in these tables are guarded, as in the store.
+    `named(profile_id, kind, value, last_n)`: identifiers the batch gave for a profile that are its own;
+    `attached(kind, value, profile_id)`: those that nobody had. Values in these tables are guarded, as in the store.
     """
-    con = write.con
     columns = ", ".join(f"id_{kind}" for kind in kinds)
     con.execute(
         f"CREATE OR REPLACE TEMP TABLE tuples AS SELECT row_number() OVER (ORDER BY first_n) AS t, * FROM "
@@ -163,7 +170,7 @@ def resolve(write: Write, kinds: Sequence[str]) -> None:
         con.execute(f"CREATE OR REPLACE TEMP TABLE {table} ({shape})")
     con.execute("INSERT INTO settled SELECT t, profile_id FROM state WHERE path = 'known'")
     if con.execute("SELECT 1 FROM state WHERE path <> 'known' LIMIT 1").fetchone():
-        _settle_new(write)
+        _settle_new(con)
     con.execute(
         "CREATE OR REPLACE TEMP TABLE who AS SELECT t.*, coalesce(m.destination, s.profile_id) AS profile_id "
         "FROM tuples t JOIN settled s USING (t) LEFT JOIN merging m ON m.source = s.profile_id"
@@ -186,6 +193,7 @@ _EMPTY = {
     "newcomers": "profile_id UUID",
     "merging": "source UUID, destination UUID, cause VARCHAR",
     "taken": "t BIGINT, kind VARCHAR, value VARCHAR",
+    "attached": "kind VARCHAR, value VARCHAR, profile_id UUID",
 }
 
 # known: every identifier is there already, all of one profile.  unknown: a profile id that nobody has.
@@ -218,25 +226,20 @@ FROM per p
 """
 
 
-def _settle_new(write: Write) -> None:
-    con = write.con
+def _settle_new(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("INSERT INTO settled SELECT t, NULL FROM state WHERE path = 'unknown'")
     con.execute("INSERT INTO settled SELECT t, profile_id FROM state WHERE path = 'joins'")
     con.execute("INSERT INTO settled SELECT t, uuidv7() FROM state WHERE path = 'fresh'")
     con.execute("INSERT INTO newcomers SELECT s.profile_id FROM settled s JOIN state USING (t) WHERE path = 'fresh'")
     con.execute(
-        "CREATE OR REPLACE TEMP TABLE attached AS SELECT o.kind, o.value, s.profile_id FROM owned o "
+        "INSERT INTO attached SELECT o.kind, o.value, s.profile_id FROM owned o "
         "JOIN settled s USING (t) JOIN state USING (t) WHERE path IN ('fresh', 'joins') AND o.profile_id IS NULL"
     )
     if con.execute("SELECT 1 FROM state WHERE path = 'decide' LIMIT 1").fetchone():
-        _settle_by_decision(write)
-    con.execute(f"INSERT INTO lake.identifiers SELECT kind, value, profile_id, {write.seq} FROM attached")
-    if con.execute("SELECT 1 FROM attached LIMIT 1").fetchone():
-        write.touched = True
+        _settle_by_decision(con)
 
 
-def _settle_by_decision(write: Write) -> None:
-    con = write.con
+def _settle_by_decision(con: duckdb.DuckDBPyConnection) -> None:
     rows = con.execute(
         "SELECT o.t, list((o.rank, o.value) ORDER BY o.rank) FROM owned o JOIN state USING (t) "
         "WHERE path = 'decide' GROUP BY o.t ORDER BY o.t"

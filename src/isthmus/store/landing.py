@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,7 +180,7 @@ class Landing:
         """Land the good rows of `mapped`: what came of them, and how many they were."""
         con = write.con
         counts = Counts(read=size)
-        stale = news.sift(write, self.origin, self.mapping) if self.origin else 0
+        stale = news.sift(con, self.origin, self.mapping) if self.origin else 0
         identity.resolve(write, self.kinds)
         profiles.merge(write)
         if self.mapping.data == "events":
@@ -200,9 +201,24 @@ class Landing:
 
     def _reject(self, write: Write, counts: Counts, *, replayed: bool = False) -> None:
         """Keep the rows that broke a rule, those that name a profile nobody has, and the identifiers that are taken."""
-        con = write.con
+        number = "row_number" if replayed else "p.n" if self._numbered else "NULL"
+        payload = "payload" if replayed else self.mapped.payload
+        with self._refusals(write.con, counts) as refusals:
+            rejections.keep_from(
+                write,
+                f"SELECT {literal(self.label)} AS source, '{self.mapping.data}' AS data, "
+                f'{number} AS row_number, p."column", p.reason, p.message, {payload} AS payload, p.landed '
+                f"FROM ({refusals}) p JOIN incoming USING (n)",
+                columns=list(self._columns.values()),
+                lines=self._lines,
+            )
+
+    @contextmanager
+    def _refusals(self, con: duckdb.DuckDBPyConnection, counts: Counts) -> Iterator[str]:
+        """SQL with n, column, reason, message and landed of what `_reject` keeps; the reasons are added to `counts`."""
         faults = self.mapped.faults
         unknown = len(faults)
+        column_of = dict(self.mapping.identifiers)
         known = ", ".join(f"id_{k}" for k in self.kinds)
         same = " AND ".join(f"w.id_{k} IS NOT DISTINCT FROM m.id_{k}" for k in self.kinds)
         con.execute(
@@ -214,7 +230,7 @@ class Landing:
         table = pa.table(
             {
                 "fault": pa.array(range(1, unknown + 2), pa.int32()),
-                "column": [*(f.column for f in faults), "profile_id"],
+                "column": [*(f.column for f in faults), column_of.get("profile_id", "")],
                 "reason": [*(f.reason.value for f in faults), Reason.UNKNOWN_PROFILE.value],
                 "message": [
                     *(f.message for f in faults),
@@ -233,21 +249,13 @@ class Landing:
                 "FROM broken b JOIN faults f USING (fault) LEFT JOIN closely c ON c.n = b.n"
             ]
             if counts.taken:
+                columns = " ".join(f"WHEN '{kind}' THEN {literal(column)}" for kind, column in column_of.items())
                 parts.append(
-                    f"SELECT w.first_n, x.kind, '{Reason.IDENTIFIER_TAKEN.value}', 'the ' || x.kind || ' ' || "
-                    "unguard(x.value) || ' belongs to another profile, known by a higher identifier; the row landed "
-                    "without it', true FROM taken x JOIN who w USING (t)"
+                    f"SELECT w.first_n, CASE x.kind {columns} END, '{Reason.IDENTIFIER_TAKEN.value}', "
+                    "'the ' || x.kind || ' ' || unguard(x.value) || ' belongs to another profile, known by a higher "
+                    "identifier; the row landed without it', true FROM taken x JOIN who w USING (t)"
                 )
-            number = "row_number" if replayed else "p.n" if self._numbered else "NULL"
-            payload = "payload" if replayed else self.mapped.payload
-            rejections.keep_from(
-                write,
-                f"SELECT {literal(self.label)} AS source, '{self.mapping.data}' AS data, "
-                f'{number} AS row_number, p."column", p.reason, p.message, {payload} AS payload, p.landed '
-                f"FROM ({' UNION ALL '.join(parts)}) p JOIN incoming USING (n)",
-                columns=list(self._columns.values()),
-                lines=self._lines,
-            )
+            yield " UNION ALL ".join(parts)
         finally:
             con.unregister("faults")
 

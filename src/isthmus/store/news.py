@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import duckdb
+
 from isthmus.duck import literal
 from isthmus.model.mapping import CHANNELS, Mapping
 from isthmus.store.lake import Write
@@ -18,9 +20,9 @@ _EVER = "TIMESTAMPTZ '0001-01-01 00:00:00+00'"
 """When a row was changed that does not say so: before all others."""
 
 
-def sift(write: Write, origin: str, mapping: Mapping) -> int:
-    """Take the good rows that are no news out of `mapped`; how many. Leaves `news` for `keep`."""
-    con = write.con
+def sift(con: duckdb.DuckDBPyConnection, origin: str, mapping: Mapping) -> int:
+    """Take the good rows that are no news out of `mapped`; how many. Leaves `news` for `keep`, and changes nothing
+    else."""
     key = _digest([f"id_{kind}" for kind, _ in mapping.identifiers])
     said = [*(name for name, _ in mapping.fields), "properties"]
     for name, _ in mapping.consent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import duckdb
+
 from isthmus.model.mapping import CHANNELS, Mapping
 from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
@@ -23,13 +25,22 @@ def patch_from_events(write: Write) -> None:
         f"FROM ({_named()}) a FULL JOIN (SELECT f.profile_id, max(m.event_time) AS last_event_date "
         "FROM fresh f JOIN mapped m USING (n) GROUP BY f.profile_id) b ON a.profile_id = b.profile_id"
     )
-    _apply(write)
+    _compare(write.con, write.seq)
+    replace_with_changed(write)
 
 
 def patch_from_rows(write: Write, mapping: Mapping, branches: Branches, *, newcomers_only: bool) -> None:
-    """Bring profiles up to date with the rows of `mapped`: per profile and field the last value that is not NULL wins,
-    or, of what is to be cleared, the last one; in the order of changed_at, then of the rows. Properties are joined key
-    by key in the same order."""
+    """Bring profiles up to date with the rows of `mapped`. See `find_changes`."""
+    find_changes(write.con, mapping, branches, newcomers_only=newcomers_only, seq=write.seq)
+    replace_with_changed(write)
+
+
+def find_changes(
+    con: duckdb.DuckDBPyConnection, mapping: Mapping, branches: Branches, *, newcomers_only: bool, seq: int
+) -> None:
+    """What the rows of `mapped` make of profiles: per profile and field the last value that is not NULL wins, or, of
+    what is to be cleared, the last one; in the order of changed_at, then of the rows. Properties are joined key by key
+    in the same order. Leaves `placed(n, profile_id)` and `changed` behind, and changes nothing."""
     kinds = [kind for kind, _ in mapping.identifiers]
     fields = [name for name, _ in mapping.fields]
     channels = [name for name, _ in mapping.consent if name in CHANNELS]
@@ -40,9 +51,9 @@ def patch_from_rows(write: Write, mapping: Mapping, branches: Branches, *, newco
         else f", arg_max({_guarded(f, f'm.{f}')}, {order}) FILTER (m.{f} IS NOT NULL) AS {f}"
         for f in fields
     ) + "".join(f", max(m.consent_{channel}) AS consent_{channel}" for channel in channels)
-    write.con.execute(f"CREATE OR REPLACE TEMP TABLE placed AS SELECT m.n, w.profile_id FROM {identity.placed(kinds)}")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE placed AS SELECT m.n, w.profile_id FROM {identity.placed(kinds)}")
     only = "SEMI JOIN newcomers USING (profile_id)" if newcomers_only else ""
-    write.con.execute(
+    con.execute(
         "CREATE OR REPLACE TEMP TABLE patch AS SELECT b.*, a.external_id, a.email, a.phone_number, "
         "NULL::TIMESTAMPTZ AS last_event_date "
         f"FROM (SELECT r.profile_id{last}, CASE WHEN count(*) = 1 THEN any_value(m.properties)::JSON "
@@ -51,7 +62,7 @@ def patch_from_rows(write: Write, mapping: Mapping, branches: Branches, *, newco
         f"AS properties FROM placed r JOIN mapped m USING (n) {only} GROUP BY r.profile_id) b "
         f"LEFT JOIN ({_named()}) a USING (profile_id)"
     )
-    _apply(write, mapping=mapping, branches=branches)
+    _compare(con, seq, mapping=mapping, branches=branches)
 
 
 def _guarded(field: str, sql: str) -> str:
@@ -63,9 +74,11 @@ def _named() -> str:
     return f"SELECT profile_id, {picks} FROM named GROUP BY profile_id"
 
 
-def _apply(write: Write, *, mapping: Mapping | None = None, branches: Branches | None = None) -> None:
-    """Write `patch` where it changes something; without a mapping it fills gaps only. Leaves
-    `changed(profile_id, existed)` behind."""
+def _compare(
+    con: duckdb.DuckDBPyConnection, seq: int, *, mapping: Mapping | None = None, branches: Branches | None = None
+) -> None:
+    """Find where `patch` changes something; without a mapping it fills gaps only. Leaves `changed` behind, the profiles
+    as they will be, with `existed`."""
     fields = [name for name, _ in mapping.fields] if mapping else []
     channels = [name for name, _ in mapping.consent if name in CHANNELS] if mapping else []
 
@@ -89,14 +102,13 @@ def _apply(write: Write, *, mapping: Mapping | None = None, branches: Branches |
         + [("subscriptions::VARCHAR", f"({subscriptions})::VARCHAR")] * bool(channels)
     )
     columns = ", ".join(f"{value(name)} AS {name}" for name in _FIELDS)
-    write.con.execute(
-        f"CREATE OR REPLACE TEMP TABLE changed AS SELECT x.profile_id, {write.seq}::BIGINT AS seq, {columns}, "
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE changed AS SELECT x.profile_id, {seq}::BIGINT AS seq, {columns}, "
         f"{joined} AS properties, {subscriptions} AS subscriptions, coalesce(p.created, now()) AS created, "
         f"now() AS updated, {last_event_date} AS last_event_date, p.profile_id IS NOT NULL AS existed "
         "FROM patch x LEFT JOIN lake.profiles p ON p.profile_id = x.profile_id "
         f"WHERE p.profile_id IS NULL OR {different}"
     )
-    replace_with_changed(write)
 
 
 def replace_with_changed(write: Write) -> None:
