@@ -85,6 +85,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "connection remove": ["spare"],
     "load events": ["{folder}/events.csv"],
     "load profiles": ["{folder}/events.csv"],
+    "preview": ["{folder}/events.csv", "--data", "events"],
     "person show": ["c1@example.com"],
     "person erase": ["c4"],
     "query": ["SELECT count(*) AS n FROM events"],

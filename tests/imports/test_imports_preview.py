@@ -310,3 +310,30 @@ def test_a_column_that_is_called_like_an_events_own_property_is_not_used() -> No
     mapping = parse({**MAPPING, "value": "amount"}, "events")
     found = uses(mapping, ["amount", "$value"])
     assert [str(u) for u in found["$value"]] == ["not used"]
+
+
+def test_a_property_that_two_imports_bring_under_its_columns_name_is_refused_where_the_columns_are_known(
+    shop: Shop,
+) -> None:
+    for name in ("people", "loyalty"):
+        shop.sql(f"CREATE TABLE {shop.at(name)} (id TEXT, tier TEXT, updated_at TIMESTAMPTZ)")
+        shop.sql(f"INSERT INTO {shop.at(name)} VALUES ('a', 'gold', TIMESTAMPTZ '{NOON.isoformat()}')")
+    mapping: dict[str, Any] = {"identifiers": {"external_id": "id"}, "changed_at": "updated_at"}
+    one, two = (
+        {"name": name, "data": "profiles", "relation": relation, "mapping": mapping}
+        for name, relation in (("pos", "people"), ("second", "loyalty"))
+    )
+    says = r"property 'tier' comes from the column 'tier' of the import 'pos' .* the import 'second'"
+    with pytest.raises(InvalidInput, match=says):
+        look(shop, one, two)
+    shop.apply(**one)
+    with pytest.raises(InvalidInput, match=says):
+        look(shop, two)
+    apply(shop.app, file_with(shop, two), plan_only=False, environ={})  # which asks no warehouse
+    assert shop.run() is not None, "the first one goes on"
+    with pytest.raises(InvalidInput, match=says):
+        syncing.run_sync(shop.app, "second")
+    two["mapping"] = {**mapping, "ignore": ["tier"]}
+    apply(shop.app, file_with(shop, two), plan_only=False, environ={})
+    syncing.run_sync(shop.app, "second")
+    assert previewing.preview_import(shop.app, "second").rehearsed.counts.rejected == 0

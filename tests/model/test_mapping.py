@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isthmus.actions.previewing import as_yaml
 from isthmus.model.errors import InvalidInput
 from isthmus.model.guess import guess
 from isthmus.model.intake import IncomingColumn, Shape
@@ -47,8 +48,10 @@ def test_a_mapping_is_read_with_its_identifiers_highest_first() -> None:
         ({"identifiers": "mail"}, "identifiers"),
         ({"event_time": None}, "event_time"),
         ({"metric": None}, "metric"),
-        ({"metric": {"constant": " "}}, "1 to 127"),
-        ({"metric": {"constant": "x" * 128}}, "1 to 127"),
+        ({"metric": {"constant": " "}}, "metric is the constant ' '"),
+        ({"metric": {"constant": "x" * 128}}, "metric is the constant 'xxx"),
+        ({"integration": {"constant": "a\0"}}, "integration is the constant"),
+        ({"value_currency": {"constant": "euro"}}, "value_currency is the constant 'euro'"),
         ({"metric": {"constant": "x", "column": "y"}}, "metric"),
         ({"changed_at": "at"}, "changed_at and event_time"),
         ({"fields": {"first_name": "x"}}, "profiles"),
@@ -175,6 +178,14 @@ def test_a_property_of_profiles_has_one_import_as_its_source() -> None:
     check_together({"crm": one, "events": parse({**GOOD, "properties": {"tier": "x"}}, "events")})
 
 
+def test_a_property_under_its_columns_name_has_one_import_as_its_source_too() -> None:
+    one, two = (parse({"identifiers": {"external_id": "id"}, "ignore": ["at"]}, "profiles") for _ in range(2))
+    check_together({"crm": one, "shop": two}, {"crm": ["id", "at", "tier"], "shop": ["id", "at", "points"]})
+    check_together({"crm": one, "shop": two}, {"crm": ["id", "tier"]})
+    with pytest.raises(InvalidInput, match=r"property 'tier'.*'crm'.*'shop'"):
+        check_together({"crm": one, "shop": two}, {"crm": ["id", "at", "tier"], "shop": ["id", "tier"]})
+
+
 def test_columns_too_deep_or_to_clear_are_looked_for_when_bound() -> None:
     deep = "___".join("abcdefghijk")
     with pytest.raises(InvalidInput, match=deep):
@@ -213,8 +224,8 @@ def mappings(draw: st.DrawFn) -> Mapping:
         chosen = draw(st.sets(st.sampled_from(names), min_size=least, max_size=4))
         return tuple((name, next(columns)) for name in names if name in chosen)
 
-    def given_() -> Given:
-        constant = st.text(min_size=1, max_size=9).filter(lambda t: t.strip() != "")
+    def given_(pattern: str = r"(?s)[^\0]{1,9}") -> Given:
+        constant = st.from_regex(pattern, fullmatch=True).filter(lambda t: t.strip() != "")
         return draw(st.one_of(constant.map(lambda t: Given(constant=t)), st.just(Given(column=next(columns)))))
 
     named = draw(st.none() | st.lists(NAMES, max_size=3, unique=True))
@@ -235,7 +246,7 @@ def mappings(draw: st.DrawFn) -> Mapping:
             integration=given_(),
             unique_id=next(columns) if maybe[2] else None,
             value=next(columns) if maybe[3] else None,
-            value_currency=given_() if maybe[4] else None,
+            value_currency=given_("[A-Z]{3}") if maybe[4] else None,
         )
     fields = some(FIELD_NAMES)
     clear = tuple(dict.fromkeys([*(n for n, _ in fields[:1]), *(named or ())[:1]])) if maybe[2] else ()
@@ -247,6 +258,7 @@ def mappings(draw: st.DrawFn) -> Mapping:
 @given(mapping=mappings())
 def test_a_mapping_written_down_is_read_back_as_it_was(mapping: Mapping) -> None:
     check(mapping)
-    written = yaml.safe_load(yaml.safe_dump(as_document(mapping), sort_keys=False))
+    written = yaml.safe_load(as_yaml(mapping))["mapping"]
+    assert written == as_document(mapping)
     assert parse(written, mapping.data) == mapping
     assert fingerprint(parse(written, mapping.data)) == fingerprint(mapping)

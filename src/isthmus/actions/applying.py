@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -166,8 +166,8 @@ def wanted_imports(
     _apply(app, document.model_copy(update={"imports": finished}), file, plan_only=True, environ=environ)
     here = {c.name: c for c in document.connections}
     with app.ledger.reading() as tx:
-        saved = {s.name: s.sync_id for s in syncs.every(tx) if s.intake is not None}
-    return [_wanted(app, i, here.get(i.connection), file, metric, environ, saved.get(i.name)) for i in chosen]
+        saved = syncs.every(tx)
+    return [_wanted(app, i, here.get(i.connection), file, metric, environ, saved) for i in chosen]
 
 
 def _wanted(
@@ -177,7 +177,7 @@ def _wanted(
     file: Path,
     metric: str | None,
     environ: dict[str, str],
-    sync_id: str | None,
+    saved: Sequence[Sync],
 ) -> Wanted:
     if wanted.relation and wanted.query:
         _intake(wanted, file)  # says so
@@ -187,7 +187,9 @@ def _wanted(
         plain, secrets = _fields(connection, file.absolute().parent, environ)
         config = kinds.build(connection.kind, {**plain, **secrets})
     mapping = None if wanted.mapping is None else _mapping(wanted.name, wanted.mapping, wanted.data)
-    return Wanted(wanted.name, wanted.data, wanted.relation, wanted.query, config, mapping, metric, sync_id)
+    sync_id = next((s.sync_id for s in saved if s.name == wanted.name and s.intake), None)
+    beside = tuple(s for s in saved if s.name != wanted.name and s.connection_name == wanted.connection)
+    return Wanted(wanted.name, wanted.data, wanted.relation, wanted.query, config, mapping, metric, sync_id, beside)
 
 
 def _mapping(name: str, document: dict[str, Any], data: mappings.Data) -> mappings.Mapping:

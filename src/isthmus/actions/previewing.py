@@ -11,9 +11,10 @@ from isthmus.actions.people import read_mapping
 from isthmus.app import App
 from isthmus.imports import preview
 from isthmus.imports.preview import LIMIT, ROWS, Preview, Wanted
+from isthmus.imports.relation import older
 from isthmus.ledger import connections
 from isthmus.model.errors import InvalidInput
-from isthmus.model.mapping import Data, Mapping, as_document, parse
+from isthmus.model.mapping import Data, Mapping, as_document, check_together, parse
 
 
 def preview_import(app: App, name: str, *, rows: int = ROWS, limit: int = LIMIT) -> Preview:
@@ -26,8 +27,9 @@ def preview_import(app: App, name: str, *, rows: int = ROWS, limit: int = LIMIT)
         raise InvalidInput(f"{name!r} is an export", hint=f"isthmus sync preview {name} says what it would send")
     with app.ledger.reading() as tx:
         connection = connections.by_id(tx, sync.connection_id)
-    its = sync.intake
-    wanted = Wanted(name, its.data, its.relation, its.query, app.config(connection), its.mapping, sync_id=sync.sync_id)
+        beside = tuple(older(tx, sync))
+    its, config = sync.intake, app.config(connection)
+    wanted = Wanted(name, its.data, its.relation, its.query, config, its.mapping, sync_id=sync.sync_id, beside=beside)
     return preview.of_import(app.lake, wanted, rows=rows, limit=limit, phone_region=app.settings.phone_region)
 
 
@@ -48,7 +50,9 @@ def preview_file(
     """
     region = app.settings.phone_region
     wanted = wanted_imports(app, file, only=only, metric=metric, environ=environ)
-    return [preview.of_import(app.lake, each, rows=rows, limit=limit, phone_region=region) for each in wanted]
+    found = [preview.of_import(app.lake, each, rows=rows, limit=limit, phone_region=region) for each in wanted]
+    check_together({f.name: f.mapping for f in found}, {f.name: [c.name for c in f.columns] for f in found})
+    return found
 
 
 def preview_data(

@@ -149,8 +149,8 @@ def _counted(found: Preview) -> str:
     counts = found.rehearsed.counts
     if not counts.read:
         return "There are no rows."
-    rows = f"{counts.read:,} {'row' if counts.read == 1 else 'rows'}"
-    first = f"All {rows} were looked at" if found.whole else f"The first {rows} were looked at"
+    rows = "1 row" if counts.read == 1 else f"{counts.read:,} rows"
+    first = f"Looked at {rows}, {'all there is' if found.whole else 'the first of more'}"
     outcomes = [f"{counts.landed:,} would land"]
     if counts.repeated:
         outcomes.append(f"{counts.repeated:,} would change nothing")

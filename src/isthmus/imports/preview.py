@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 
 from isthmus.imports import files, load
 from isthmus.imports.files import IncomingFile
-from isthmus.imports.relation import columns_of, numbered, relation_of
+from isthmus.imports.relation import columns_of, numbered, relation_of, require_one_origin
 from isthmus.imports.shapes import words
 from isthmus.model.errors import InvalidInput, Mismatch, Missing, WarehouseError
 from isthmus.model.guess import guess
 from isthmus.model.intake import IncomingColumn
 from isthmus.model.mapping import Data, Mapping, bind, check_import
 from isthmus.model.usage import Use, uses
-from isthmus.model.work import Intake
+from isthmus.model.work import Intake, Sync
 from isthmus.store.lake import Lake
 from isthmus.store.rehearsal import Rehearsal, Rehearsed
 from isthmus.warehouses.protocol import Config, Relation, Warehouse
@@ -59,7 +59,8 @@ class Preview:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An import that may not be applied yet. Without a `mapping` one is guessed; its `metric` is then of every row."""
+    """An import that may not be applied yet. Without a `mapping` one is guessed; its `metric` is then of every row.
+    `beside` are the other syncs of its connection."""
 
     name: str
     data: Data
@@ -69,6 +70,7 @@ class Wanted:
     mapping: Mapping | None = None
     metric: str | None = None
     sync_id: str | None = None
+    beside: tuple[Sync, ...] = ()
 
 
 def of_import(
@@ -91,6 +93,7 @@ def of_import(
             mapping = _guessed(columns, types, wanted, str(intake.what))
         else:
             bind(mapping, schema.names, where=str(intake.what))
+        require_one_origin(warehouse, wanted.config, wanted.name, mapping, schema.names, wanted.beside)
         _require_time(schema, mapping, str(intake.what))
         batches = list(warehouse.read(relation, limit=rows + 1))
     there = pa.Table.from_batches(batches) if batches else schema.empty_table()

@@ -5,8 +5,8 @@ The cursor lies in the store and moves in the transaction that lands the rows; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,11 +19,11 @@ from isthmus.imports.cursor import Cursor, Seen
 from isthmus.imports.files import BATCH_ROWS, gathered
 from isthmus.imports.shapes import readable, shape, unreadable
 from isthmus.ledger import syncs
-from isthmus.ledger.database import Ledger
+from isthmus.ledger.database import Ledger, Tx
 from isthmus.model.errors import InvalidInput, Mismatch, WarehouseError
 from isthmus.model.intake import Counts, IncomingColumn
-from isthmus.model.mapping import bind
-from isthmus.model.work import Chunk, Intake, Run, RunKind, Sync
+from isthmus.model.mapping import Mapping, bind, check_together
+from isthmus.model.work import Chunk, Intake, Run, RunKind, Sync, SyncState
 from isthmus.runs.attempt import Done, Keep, Still
 from isthmus.store.lake import Lake
 from isthmus.store.landing import Landing, Progress, progress
@@ -50,6 +50,10 @@ class Arrival:
         warehouse = self.config.open()
         try:
             looked = look(warehouse, self.config, intake, cursor)
+            names = [c.name for c in looked.columns]
+            with self.ledger.reading() as tx:
+                beside = older(tx, sync)
+            require_one_origin(warehouse, self.config, sync.name, intake.mapping, names, beside)
         finally:
             warehouse.close()
         rows = looked.rows + looked.then.without if looked.is_news else 0
@@ -129,6 +133,32 @@ def relation_of(config: Config, intake: Intake) -> Relation:
         return Relation("", intake.query, "query")
     schema, _, name = intake.relation.rpartition(".")
     return Relation(schema or getattr(config, "import_schema", config.traits.default_import_schema), name)
+
+
+def older(tx: Tx, sync: Sync) -> list[Sync]:
+    """The other syncs of the connection that were there before this one: where two get in each other's way, the later
+    one has to yield."""
+    return [s for s in syncs.of(tx, sync.connection_id) if (s.created_at, s.name) < (sync.created_at, sync.name)]
+
+
+def require_one_origin(
+    warehouse: Warehouse, config: Config, name: str, mapping: Mapping, columns: Sequence[str], others: Iterable[Sync]
+) -> None:
+    """That no field or property of profiles comes from this import and another one of `others`, all of one connection.
+
+    Here the columns are known, and with them the properties that no mapping names. Raises InvalidInput.
+    """
+    together: dict[str, Mapping] = {}
+    known = {name: columns}
+    for other in others:
+        its = other.intake
+        if its is None or not its.data == mapping.data == "profiles" or other.state is SyncState.DISABLED:
+            continue
+        together[other.name] = its.mapping
+        if its.mapping.properties is None:
+            with suppress(WarehouseError):  # what is wrong with that one, its own runs say
+                known[other.name] = warehouse.schema(relation_of(config, its)).names
+    check_together({**together, name: mapping}, known)
 
 
 @dataclass(frozen=True)

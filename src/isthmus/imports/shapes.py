@@ -83,6 +83,7 @@ def words(kind: pa.DataType) -> str:
     named = (
         *((t.is_boolean, "boolean"), (t.is_integer, "integer"), (t.is_floating, "float"), (t.is_date, "date")),
         *((t.is_time, "time of day"), (t.is_struct, "struct"), (t.is_map, "map"), (t.is_null, "nothing")),
+        *((t.is_interval, "interval"), (t.is_duration, "interval")),
     )
     if name := next((name for is_one, name in named if is_one(kind)), ""):
         return name

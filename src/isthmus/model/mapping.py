@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -175,11 +176,28 @@ def check(mapping: Mapping) -> None:
             "event_time, metric, unique_id, value and value_currency belong to a mapping of events",
             hint="use `fields` and `properties` for profiles",
         )
-    for constant in (mapping.metric, mapping.integration):
-        if constant and constant.constant is not None and not 0 < len(constant.constant.strip()) < 128:
-            raise InvalidInput("a metric's or integration's name has 1 to 127 characters")
+    _check_constants(mapping)
     _check_columns(mapping)
     _check_properties(mapping)
+
+
+def _check_constants(mapping: Mapping) -> None:
+    """That what every row gets is not something every row would be rejected for."""
+    for name, given in (("metric", mapping.metric), ("integration", mapping.integration)):
+        constant = given.constant if given else None
+        if constant is not None and ("\0" in constant or not 0 < len(constant.strip()) < 128):
+            raise InvalidInput(
+                f"{name} is the constant {constant[:150]!r}", hint=f"the name of {_A[name]} has 1 to 127 characters"
+            )
+    currency = mapping.value_currency.constant if mapping.value_currency else None
+    if currency is not None and not re.fullmatch("[A-Z]{3}", currency.strip()):
+        raise InvalidInput(
+            f"value_currency is the constant {currency[:150]!r}",
+            hint="a currency code is three capital letters, such as USD; for a column give {column: COLUMN}",
+        )
+
+
+_A = {"metric": "a metric", "integration": "an integration"}
 
 
 def check_import(mapping: Mapping) -> None:
@@ -191,23 +209,25 @@ def check_import(mapping: Mapping) -> None:
         )
 
 
-def check_together(mappings: Dict[str, Mapping]) -> None:
+def check_together(mappings: Dict[str, Mapping], columns: Dict[str, Sequence[str]] | None = None) -> None:
     """The rule between the imports of profiles, by name: a field or property has one of them as its source.
 
-    Only what a mapping names can be compared: properties under their columns' own names are not among it."""
+    Properties under their columns' own names can be compared only of imports whose `columns` are given."""
+    known = columns or {}
     taken: dict[tuple[str, str], tuple[str, str]] = {}
     for name, mapping in mappings.items():
         if mapping.data != "profiles":
             continue
         wanted = [("field", *pair) for pair in mapping.fields]
-        wanted += [("property", *pair) for pair in mapping.properties or ()]
+        named = mapping.property_columns(known[name]) if name in known else mapping.properties or ()
+        wanted += [("property", *pair) for pair in named]
         for kind, field, column in wanted:
             other, its = taken.setdefault((kind, field), (name, column))
             if other != name:
                 raise InvalidInput(
                     f"the {kind} {field!r} comes from the column {its!r} of the import {other!r} "
                     f"and from the column {column!r} of the import {name!r}",
-                    hint="what is known of a profile has one source: leave it out of one of the two mappings",
+                    hint="what is known of a profile has one source: take it out of one of the two mappings (`ignore`)",
                 )
 
 
