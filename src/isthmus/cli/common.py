@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -28,8 +29,8 @@ Name = Annotated[str, typer.Argument(help="Its name, as in the file that was app
 RunId = Annotated[str, typer.Argument(help="The id of a run; its beginning is enough.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 @contextmanager
@@ -209,4 +210,4 @@ def _plain(value: Any) -> Any:
 
 def _safe(text: str) -> str:
     """Text as it is: brackets are no markup, control characters reach no terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text).replace("[", "\\[")
+    return escape("".join(c if c.isprintable() or c in "\n\t" else "�" for c in text))
