@@ -15,6 +15,7 @@ from cryptography.fernet import Fernet
 from isthmus.ledger import connections, dues, failures, lanes, runs, syncs, workers
 from isthmus.ledger.database import Ledger, Tx, open_ledger
 from isthmus.ledger.workers import Worker
+from isthmus.model.errors import StoreAway
 from isthmus.model.work import Attempt, Run, RunError, RunKind, RunState, Selection, Sync, SyncState
 from isthmus.runs import retry
 from isthmus.runs.engine import AttemptState
@@ -403,6 +404,25 @@ def test_whoever_was_frozen_himself_gives_nobody_up_when_he_wakes(house: House) 
     for _ in range(9):
         house.look()
     assert BEN in house.workers()
+
+
+def away(tx: Tx) -> list[Worker]:
+    raise StoreAway("the ledger's database does not answer", hint="see that the server runs")
+
+
+def test_whoever_could_not_look_takes_nobody_for_gone_who_was_cut_off_too(house: House) -> None:
+    """The database was away: all locks are free, and nobody has taken his again or beaten yet."""
+    attempt = going_at(house, BEN)
+    house.locks.is_certain = False
+    house.locks.ended.add(BEN)
+    house.alive.remove(BEN)
+    with changed(workers, "every", away), pytest.raises(StoreAway):
+        house.look()
+    house.look(2.4)
+    assert BEN in house.workers() and not house.waiting()
+    for _ in range(2):
+        house.look()
+    assert BEN not in house.workers() and house.waiting() == [attempt]
 
 
 def test_a_look_that_takes_long_is_no_silence_of_others(house: House) -> None:

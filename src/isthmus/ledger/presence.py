@@ -12,12 +12,17 @@ import hashlib
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
 from isthmus.model.errors import InvalidInput, StoreAway, StoreBusy
 from isthmus.secrets import Secret
+
+RESTARTED_S = 10
+"""For so long after the database came up a lock that is free says nothing: all were lost, and each worker takes its own
+again with one of its next beats. Who died with the database is known by the beat."""
 
 _SERVE = "serve"
 """The one process of a home that takes up runs by itself."""
@@ -46,7 +51,7 @@ class Presence(Protocol):
 
     def gone(self, worker_ids: Collection[str]) -> set[str]:
         """Those of them that hold no lock: their process has ended or, if `is_certain` is not said, they were cut off
-        and have not noticed yet."""
+        and have not noticed yet. Nobody, while all have lost their locks for a reason that is known."""
         ...
 
     @property
@@ -132,6 +137,7 @@ class DatabasePresence:
         except ImportError as e:
             raise InvalidInput("psycopg is not installed", hint="pip install 'isthmus[scaled]'") from e
         self._psycopg, self._url = psycopg, url
+        self._connecting = threading.Lock()  # of two connections the second would wait for the lock of the first
         self._con: psycopg.Connection[Any] | None = None
         self._worker_id: str | None = None
 
@@ -149,11 +155,15 @@ class DatabasePresence:
         if not keys:
             return set()
         rows = self._query(
-            "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks "
-            "WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND database = "
+            "SELECT clock_timestamp() - pg_postmaster_start_time() < "
+            f"make_interval(secs => {RESTARTED_S}), (classid::bigint << 32) | objid::bigint "
+            "FROM (SELECT 1) AS always LEFT JOIN pg_locks "
+            "ON locktype = 'advisory' AND objsubid = 1 AND granted AND database = "
             "(SELECT oid FROM pg_database WHERE datname = current_database())"
         )
-        held = {int(key) for (key,) in rows}
+        if rows[0][0]:
+            return set()
+        held = {int(key) for _, key in rows if key is not None}
         return {worker_id for key, worker_id in keys.items() if key not in held}
 
     def close(self) -> None:
@@ -172,16 +182,21 @@ class DatabasePresence:
         raise AssertionError("unreachable")
 
     def _connected(self) -> Any:
-        if self._con is None or self._con.closed:
-            try:
-                self._con = self._psycopg.connect(
-                    self._url.reveal(), autocommit=True, connect_timeout=10, keepalives_idle=10, keepalives_interval=5
-                )
-                if self._worker_id is not None:  # again, after the server was gone and every lock with it
-                    self._con.execute("SELECT pg_advisory_lock(%s)", [_key(self._worker_id)])
-            except self._psycopg.Error as e:
-                raise StoreAway("the ledger's database does not answer", hint=_HINT) from e
-        return self._con
+        with self._connecting:
+            if self._con is None or self._con.closed:
+                try:
+                    self._con = self._psycopg.connect(
+                        self._url.reveal(),
+                        autocommit=True,
+                        connect_timeout=10,
+                        keepalives_idle=10,
+                        keepalives_interval=5,
+                    )
+                    if self._worker_id is not None:  # again, after the server was gone and every lock with it
+                        self._con.execute("SELECT pg_advisory_lock(%s)", [_key(self._worker_id)])
+                except self._psycopg.Error as e:
+                    raise StoreAway("the ledger's database does not answer", hint=_HINT) from e
+            return self._con
 
 
 _HINT = "check ISTHMUS_DATABASE_URL, and that the server runs"

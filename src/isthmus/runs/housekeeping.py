@@ -63,10 +63,11 @@ class Housekeeping:
     def tick(self) -> None:
         """Look after everything once."""
         seen = self.monotonic()
+        since, self._looked = self._looked, None  # if this look fails it heard nobody, and says nothing of the silence
         with self.ledger.reading() as tx:
             there = workers.every(tx)
             limits = {self.limit_of(kind, given) for kind, given in connections.in_use(tx)}
-        silent_s = self._listened(there, seen)
+        silent_s = self._listened(there, seen, since)
         self.engine.hear(limits)
         with self.ledger.alone(_ALONE) as first:
             if first:
@@ -98,12 +99,12 @@ class Housekeeping:
         with self.ledger.reading() as tx:
             return {w.worker_id for w in workers.every(tx)}
 
-    def _listened(self, there: list[Worker], seen: float) -> dict[str, float]:
-        """For how long each worker has been silent, as heard by one who looks now and looked before.
+    def _listened(self, there: list[Worker], seen: float, since: float | None) -> dict[str, float]:
+        """For how long each worker has been silent, as heard by one who looks now and looked before, at `since`.
 
-        Between two looks not more than `HEARD_S` counts: whoever was frozen or cut off himself has heard nothing.
+        Between two looks not more than `HEARD_S` counts: whoever was frozen himself has heard nothing.
         """
-        passed = min(seen - self._looked, HEARD_S) if self._looked is not None else 0.0
+        passed = min(seen - since, HEARD_S) if since is not None else 0.0
         self._looked = self.monotonic()
         beats, self._beats = self._beats, {}
         for worker in there:
