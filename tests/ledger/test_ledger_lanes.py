@@ -20,7 +20,7 @@ from isthmus.ledger.database import Ledger, Tx, open_ledger
 from isthmus.ledger.schema import lanes as lanes_table
 from isthmus.ledger.schema import runs as runs_table
 from isthmus.model.errors import InvalidInput, RunStopped, SyncBusy
-from isthmus.model.work import ACTIVE, Attempt, LaneState, Run, RunError, RunKind, RunState, Sync, SyncState
+from isthmus.model.work import ACTIVE, GOING, Attempt, LaneState, Run, RunError, RunKind, RunState, Sync, SyncState
 from isthmus.runs import retry
 
 ANN, BEN, CAT = "worker_ann", "worker_ben", "worker_cat"
@@ -313,6 +313,25 @@ def test_a_cancelled_run_is_over_for_everybody(tx: Tx) -> None:
     assert lane(tx, second)[0] is LaneState.IDLE and not queued(tx) and not lanes.going(tx)
     with pytest.raises(InvalidInput):
         lanes.queue(tx, first.run_id, at=NOON)
+
+
+def test_no_lane_waits_of_a_run_that_is_over(tx: Tx) -> None:
+    """The engine may not even know of a lane that waits: nobody would ever take it out of the queue."""
+    attempt = schedule(tx, apply_everything(tx))
+    runs.set_state(tx, attempt.run_id, RunState.CANCELLED, at=NOON)
+    again = schedule(tx, apply_everything(tx))
+    syncs.restart(tx, runs.get(tx, again.run_id).sync_id, at=NOON)
+    assert [lane(tx, one)[0] for one in (attempt, again)] == [LaneState.IDLE, LaneState.IDLE]
+
+
+@pytest.mark.parametrize("stopped", [RunState.PAUSED, RunState.CANCELLED])
+def test_a_lane_of_a_run_that_was_stopped_is_handed_to_nobody(tx: Tx, stopped: RunState) -> None:
+    first, second = underway(tx, over=2)
+    assert lanes.begin(tx, second, BEN, at=NOON)
+    runs.set_state(tx, first.run_id, stopped, at=NOON)
+    assert lanes.hand_over(tx, first, ANN, at=NOON) is None
+    assert lanes.again(tx, second, BEN, at=NOON) is None
+    assert [lane(tx, one)[0] for one in (first, second)] == [LaneState.IDLE, LaneState.IDLE]
 
 
 def test_a_lane_without_work_is_let_go_although_its_run_was_stopped_meanwhile(tx: Tx) -> None:
@@ -646,8 +665,8 @@ class Lanes(RuleBasedStateMachine):
         hand = self._hand(data)
         self.hands.remove(hand)
         with self.ledger.transaction() as tx:
-            held = lanes.is_held(tx, hand.attempt, hand.worker_id)
-            assert (lanes.hand_over(tx, hand.attempt, hand.worker_id, at=NOON) is not None) == held
+            goes_on = lanes.is_held(tx, hand.attempt, hand.worker_id) and state(tx, hand.attempt) in GOING
+            assert (lanes.hand_over(tx, hand.attempt, hand.worker_id, at=NOON) is not None) == goes_on
 
     @precondition(lambda self: self.hands)
     @rule(data=st.data(), transient=st.booleans())
@@ -732,7 +751,8 @@ class Lanes(RuleBasedStateMachine):
                         assert not going and not waiting and run.finished_at is not None
                     case RunState.COMPLETED:
                         assert all(chunk.done for chunk in run.chunks) and not going
-                assert run.retry_at is None or run.state is RunState.RETRYING or run.state is RunState.CANCELLED
+                assert run.retry_at is None or run.state is RunState.RETRYING
+                assert not waiting or run.state in GOING, "nobody would ever begin it"
                 assert run.rows_done == sum(chunk.rows for chunk in run.chunks if chunk.done)
 
     @invariant()

@@ -125,9 +125,13 @@ def wake(tx: Tx, attempt: Attempt, *, at: datetime) -> list[Attempt]:
 
 
 def hand_over(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Attempt | None:
-    """Give a lane back between two chunks, for another worker: the attempt that is queued instead."""
-    runs.held(tx, attempt.run_id)
+    """Give a lane back between two chunks, for another worker: the attempt that is queued instead. None if the lane is
+    somebody else's by now, or the run is not to go on."""
+    run, _ = runs.held(tx, attempt.run_id)
     if not is_held(tx, attempt, worker_id):
+        return None
+    if run.state not in GOING:
+        _set(tx, attempt, state=LaneState.IDLE, worker_id=None)
         return None
     lane = _one(tx, attempt)
     assert lane is not None
@@ -279,10 +283,14 @@ def going(tx: Tx) -> dict[Attempt, str]:
 
 
 def again(tx: Tx, attempt: Attempt, worker_id: str | None, *, at: datetime) -> Attempt | None:
-    """Queue a lane anew, to be begun at once, whose attempt ended without a word. None if it is not as it was."""
-    runs.held(tx, attempt.run_id)
+    """Queue a lane anew, to be begun at once, whose attempt ended without a word. None if it is not as it was, or the
+    run is not to go on."""
+    run, _ = runs.held(tx, attempt.run_id)
     lane = _one(tx, attempt)
     if lane is None or lane.attempt != attempt.number or lane.worker_id != worker_id or lane.state == LaneState.IDLE:
+        return None
+    if run.state not in GOING:
+        _set(tx, attempt, state=LaneState.IDLE, worker_id=None, due_at=None)
         return None
     queued = _queue_again(tx, lane, due_at=at)
     later = (runs_table.c.run_id == attempt.run_id, runs_table.c.retry_at > at)

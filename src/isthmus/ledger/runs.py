@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from isthmus.ledger import errors, syncs
+from isthmus.ledger import errors, stopping, syncs
 from isthmus.ledger.database import Tx, new_id
 from isthmus.ledger.schema import chunks, runs
 from isthmus.ledger.schema import syncs as syncs_table
@@ -136,23 +136,32 @@ def finish_chunk(
 ) -> RunState:
     """Keep that a chunk is in the warehouse, with `rows` delivered. Saying so again changes nothing.
 
+    If those are more or fewer than were planned (what an import reads may grow meanwhile), so are those of the run.
+
     Returns the state of the run: go on only if it is still `running`. A person may have paused or cancelled it
     meanwhile; what was delivered is kept as done all the same, whoever says it: the warehouse has its receipt.
     """
     held(tx, run_id)  # the sync before the run, as everyone does: two lanes would wait for each other else
-    done = tx.execute(
-        update(chunks)
-        .where(chunks.c.run_id == run_id, chunks.c.number == number, chunks.c.done.is_(False))
-        .values(done=True, rows=rows, size_bytes=size_bytes, begun_at=begun_at, done_at=at)
-    )
-    if done.rowcount:
+    which = (chunks.c.run_id == run_id, chunks.c.number == number)
+    planned = tx.execute(select(chunks.c.done, chunks.c.rows).where(*which)).one_or_none()
+    if planned is None:
+        raise InvalidInput(f"the run {run_id} has no chunk {number}")
+    if not planned.done:
+        tx.execute(
+            update(chunks)
+            .where(*which)
+            .values(done=True, rows=rows, size_bytes=size_bytes, begun_at=begun_at, done_at=at)
+        )
         tx.execute(
             update(runs)
             .where(runs.c.run_id == run_id)
-            .values(rows_done=runs.c.rows_done + rows, bytes_done=runs.c.bytes_done + size_bytes, tries=0)
+            .values(
+                rows_done=runs.c.rows_done + rows,
+                rows_total=runs.c.rows_total + (rows - planned.rows),
+                bytes_done=runs.c.bytes_done + size_bytes,
+                tries=0,
+            )
         )
-    elif tx.scalar(select(chunks.c.number).where(chunks.c.run_id == run_id, chunks.c.number == number)) is None:
-        raise InvalidInput(f"the run {run_id} has no chunk {number}")
     return RunState(tx.scalars(select(runs.c.state).where(runs.c.run_id == run_id)).one())
 
 
@@ -199,8 +208,9 @@ def fail(tx: Tx, run_id: str, error: RunError, *, state: RunState = RunState.FAI
 def set_state(tx: Tx, run_id: str, state: RunState, *, at: datetime) -> Run:
     """Let a run wait, go, pause or be cancelled. A failed run may go again; a completed or cancelled one may not.
 
-    The first time it goes is its `started_at`. Raises InvalidInput for a run that is over or for `completed` (which
-    only `finish` can say), SyncBusy if a failed run cannot go again: a newer one is active or has moved the watermark.
+    Of one that pauses or is over no lane waits any more. The first time it goes is its `started_at`. Raises
+    InvalidInput for a run that is over or for `completed` (which only `finish` can say), SyncBusy if a failed run
+    cannot go again: a newer one is active or has moved the watermark.
     """
     run, sync = held(tx, run_id)
     if run.state == state:
@@ -217,6 +227,8 @@ def set_state(tx: Tx, run_id: str, state: RunState, *, at: datetime) -> Run:
     if state == RunState.RUNNING and run.started_at is None:
         values["started_at"] = at
     tx.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
+    if state not in GOING:
+        stopping.unqueue(tx, [run_id])
     return get(tx, run_id)
 
 

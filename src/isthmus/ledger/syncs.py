@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Row, and_, case, insert, select, update
 
+from isthmus.ledger import stopping
 from isthmus.ledger.database import Change, Tx, new_id
 from isthmus.ledger.names import unknown
 from isthmus.ledger.schema import connections, runs, syncs
@@ -269,11 +270,9 @@ def _due_now(sync: Sync) -> bool:
 
 
 def _end_run(tx: Tx, sync_id: str, at: datetime) -> None:
-    tx.execute(
-        update(runs)
-        .where(runs.c.sync_id == sync_id, runs.c.state.in_(ACTIVE))
-        .values(state=RunState.CANCELLED, finished_at=at)
-    )
+    which = (runs.c.sync_id == sync_id, runs.c.state.in_(ACTIVE))
+    stopping.unqueue(tx, tx.scalars(select(runs.c.run_id).where(*which)).all())
+    tx.execute(update(runs).where(*which).values(state=RunState.CANCELLED, finished_at=at, retry_at=None))
 
 
 def _value(row: Row[Any]) -> Sync:
