@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from isthmus.model.errors import InvalidInput, StoreBusy, StoreMissing
+from isthmus.model.errors import InvalidInput, StoreAway, StoreBusy, StoreError, StoreMissing
 from isthmus.secrets import Secret
 
 CATALOG_SCHEMA = "isthmus_lake"
 _KEY = 0x1575_6D75_7301  # "isthmus", write
 _HINT = "another command is writing; try again when it is done, or raise ISTHMUS_LOCK_TIMEOUT_S"
+_AWAY = "see that the server runs and can be reached; check ISTHMUS_DATABASE_URL"
+_REFUSED = "check ISTHMUS_DATABASE_URL: host, port, user, password and database"
+_STARTING = "the database system is"  # starting up, shutting down, in recovery
 
 
 class WriterLock(Protocol):
@@ -88,49 +91,63 @@ class PostgresLock:
         self._conninfo = conninfo(url)
         self._con: psycopg.Connection[Any] | None = None
 
-    def _connected(self) -> Any:
-        psycopg = self._errors
-        if self._con is None or self._con.closed:
-            try:
-                self._con = psycopg.connect(self._conninfo, autocommit=True, connect_timeout=10)
-                self._con.execute(f"SET lock_timeout = {int(self._timeout_s * 1000)}")
-                self._con.execute(f"CREATE SCHEMA IF NOT EXISTS {CATALOG_SCHEMA}")
-            except psycopg.Error as e:
-                raise StoreMissing(
-                    "the store's database does not let us in",
-                    hint="check ISTHMUS_DATABASE_URL: host, port, user, password and database",
-                    code=e.sqlstate or "",
-                    vendor=str(e),
-                ) from e
-        return self._con
-
     @contextmanager
     def held(self) -> Iterator[None]:
-        psycopg = self._errors
         if self._depth == 0:
-            try:
-                self._connected().execute(f"SELECT pg_advisory_lock({_KEY})")
-            except psycopg.errors.LockNotAvailable as e:
-                raise StoreBusy(f"the store was locked for {self._timeout_s:g} s", hint=_HINT) from e
+            self._query(f"SELECT pg_advisory_lock({_KEY})")
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
             if self._depth == 0:
-                try:
-                    self._connected().execute(f"SELECT pg_advisory_unlock({_KEY})")
-                except psycopg.Error:
-                    self.close()  # the server gave the lock back when it lost the connection
+                self._give_back()
 
     def catalog_exists(self) -> bool:
-        row = self._connected().execute(f"SELECT to_regclass('{CATALOG_SCHEMA}.ducklake_metadata')").fetchone()
-        return bool(row and row[0])
+        return bool(self._query(f"SELECT to_regclass('{CATALOG_SCHEMA}.ducklake_metadata')"))
+
+    def _query(self, statement: str) -> Any:
+        """The one value of a statement. A connection that was lost meanwhile is made anew, once."""
+        psycopg = self._errors
+        for last in (False, True):
+            try:
+                return self._connected().execute(statement).fetchone()[0]
+            except psycopg.errors.LockNotAvailable as e:
+                raise StoreBusy(f"the store was locked for {self._timeout_s:g} s", hint=_HINT) from e
+            except psycopg.Error as e:
+                self.close()
+                if last or not isinstance(e, psycopg.OperationalError):
+                    raise _trouble(e) from e
+        raise AssertionError("unreachable")
+
+    def _connected(self) -> Any:
+        if self._con is None or self._con.closed:
+            self._con = self._errors.connect(self._conninfo, autocommit=True, connect_timeout=10)
+            self._con.execute(f"SET lock_timeout = {int(self._timeout_s * 1000)}")
+            self._con.execute(f"CREATE SCHEMA IF NOT EXISTS {CATALOG_SCHEMA}")
+        return self._con
+
+    def _give_back(self) -> None:
+        """What was done under the lock is done: if the connection is lost, the server has given it back by itself."""
+        if self._con is None:
+            return
+        try:
+            self._con.execute(f"SELECT pg_advisory_unlock({_KEY})")
+        except self._errors.Error:
+            self.close()
 
     def close(self) -> None:
         if self._con is not None:
             self._con.close()
             self._con = None
+
+
+def _trouble(e: Any) -> StoreError:
+    """What PostgreSQL says, which has no code for a connection that could not be made."""
+    code, vendor = e.sqlstate or "", str(e)
+    if code[:2] in ("08", "57") or code == "53300" or (not code and ("FATAL" not in vendor or _STARTING in vendor)):
+        return StoreAway("the store's database does not answer", hint=_AWAY, code=code, vendor=vendor)
+    return StoreMissing("the store's database does not let us in", hint=_REFUSED, code=code, vendor=vendor)
 
 
 def conninfo(url: Secret) -> str:
