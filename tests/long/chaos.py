@@ -36,11 +36,16 @@ from isthmus.model.errors import InvalidInput, IsthmusError
 from isthmus.model.work import ACTIVE, GOING, LaneState, Sync, SyncState
 from long import faulty, killing
 from long.child import Home, take
+from long.pace import Pace
 from long.story import Step, Story
+from long.till import Till
 
 PATIENCE_S = 60
 TAKEN_UP_S = 15.0
 """How long a run may say that it is running after its worker was killed or frozen."""
+
+WORK_S = 2.0
+"""What a process computes until it is up and has looked after the others, on a core of its own."""
 
 HOW = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "STOP": signal.SIGSTOP}
 
@@ -107,6 +112,10 @@ class Worker:
 
     def is_ready(self) -> bool:
         return self._said.exists() and b'"ready"' in self._said.read_bytes()
+
+    def could_not_start(self) -> bool:
+        """Whether it ended before it was up and said that trying again will help: what starts it does."""
+        return not self.is_ready() and self._said.exists() and b'"retryable": true' in self._said.read_bytes()
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -180,7 +189,7 @@ class Workers:
             if worker.frozen and time.time() > worker.thaw_at:
                 worker.thaw()
             if worker.frozen is None and not worker.process.is_alive():
-                self._notes.wrong.append(f"a worker ended by itself with {worker.process.exitcode}")
+                self._ended(worker, f"a worker ended by itself with {worker.process.exitcode}")
                 self.there[self.there.index(worker)] = self._new()
         self._check_left(wait=False)
 
@@ -194,7 +203,13 @@ class Workers:
                 code = worker.ended()
                 # Before it is up, a process has no way to end in order yet.
                 if code != 0 and not (code == -signal.SIGTERM and not worker.is_ready()):
-                    self._notes.wrong.append(f"a worker that was asked to end ended with {code}")
+                    self._ended(worker, f"a worker that was asked to end ended with {code}")
+
+    def _ended(self, worker: Worker, how: str) -> None:
+        if worker.could_not_start() and self._notes.outages:
+            self._notes.done["start met an outage"] += 1
+        else:
+            self._notes.wrong.append(how)
 
     def end(self) -> None:
         """Ask all to end, in order."""
@@ -252,8 +267,10 @@ def landing(home: Home, steps: Sequence[Step], notes: Notes, progress: Callable[
                     break
                 except IsthmusError as e:
                     notes.done[f"landing met {type(e).__name__}"] += 1
-                    if not e.retryable and not notes.outages:
-                        raise
+                    if not e.retryable:
+                        notes.wrong.append(f"landing met {e.code}: {e.summary}: {e.vendor}")
+                        if not notes.outages:
+                            raise
                     time.sleep(0.5)
             notes.done[step.kind] += 1
 
@@ -540,8 +557,11 @@ class Takeovers:
     wrong: list[str] = field(default_factory=list)
 
 
-def takeovers(history: History, notes: Notes) -> Takeovers:
-    """What became of the lanes at which a worker was when it was killed, or frozen for longer than others wait."""
+def takeovers(history: History, notes: Notes, pace: Pace | None = None) -> Takeovers:
+    """What became of the lanes at which a worker was when it was killed, or frozen for longer than others wait.
+
+    Without the ledger nobody can take up anything; without the bucket the lanes must be free all the same.
+    """
     process_of = history.process_of()
     found = Takeovers()
     blows: defaultdict[int, list[Blow]] = defaultdict(list)
@@ -565,10 +585,12 @@ def takeovers(history: History, notes: Notes) -> Takeovers:
                 state = next((s for t, s in reversed(over[run_id]) if t <= blow.at), "")
                 if state not in GOING:
                     continue  # paused or ended: nobody is to take it up
-                took = end - blow.at - _away(notes, blow.at, end)
+                took = end - blow.at - _away(notes, blow.at, end, "database")
                 found.released.append(took)
-                if took > TAKEN_UP_S:
-                    found.wrong.append(f"{run_id} lane {lane}: nobody minded for {took:.1f} s ({blow.how})")
+                late = pace.late_s(blow.at, end, WORK_S) if pace else 0.0
+                if took > TAKEN_UP_S + late:
+                    said = f"nobody minded for {took:.1f} s ({blow.how}), of which the machine took {late:.1f} s"
+                    found.wrong.append(f"{run_id} lane {lane}: {said}")
                 again = next((n for n in later if n.row["state"] == LaneState.GOING and n.at >= end), None)
                 if again is not None:
                     found.taken_up.append(again.at - blow.at - _away(notes, blow.at, again.at))
@@ -579,8 +601,9 @@ def _who(noted: Noted) -> tuple[str, str]:
     return noted.row["state"], noted.row["worker_id"]
 
 
-def _away(notes: Notes, start: float, end: float) -> float:
-    return sum(max(0.0, min(end, o.until) - max(start, o.at)) for o in notes.outages)
+def _away(notes: Notes, start: float, end: float, what: str = "") -> float:
+    which = [o for o in notes.outages if what in ("", o.what)]
+    return sum(max(0.0, min(end, o.until) - max(start, o.at)) for o in which)
 
 
 # Loads
@@ -663,26 +686,27 @@ def overlapping(found: Sequence[Load], limits: Mapping[str, int]) -> Iterator[st
 # The end
 
 
-def settle(home: Home, workers: Workers, patience_s: float = 120) -> list[str]:
-    """No more trouble: resume everything, and wait until every sync has got as far as the store. What did not."""
+def settle(home: Home, workers: Workers, till: Till | None = None, patience_s: float = 120) -> list[str]:
+    """No more trouble: resume everything, and wait until every sync has got as far as the store, and the store as far
+    as the till. What did not."""
     workers.look_after()
     for worker in workers.there:
         if worker.frozen:
             worker.thaw()
     with App(home.settings()) as app:
-        newest = app.lake.snapshot().seq
         deadline = time.monotonic() + patience_s
         left: list[str] = []
         made_due = 0.0
         while time.monotonic() < deadline:
             workers.look_after()
-            left = []
+            left = [] if till is None or till.arrived(app) else ["not all that was sold has arrived"]
+            newest = app.lake.snapshot().seq
             for sync in every_sync(app):
                 if sync.state is SyncState.PAUSED:
                     syncing.resume_sync(app, sync.name)
                 (run, *_) = [*syncing.list_runs(app, sync=sync.name, limit=1), None]
                 state = run.state if run else "none"
-                if sync.watermark < newest or (run and run.active):
+                if (sync.watermark < newest and sync.intake is None) or (run and run.active):
                     left.append(f"{sync.name} is at {sync.watermark} of {newest}, its newest run {state}")
             if not left:
                 return []

@@ -13,7 +13,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from isthmus.app import App
 from isthmus.exports import plan
+from isthmus.imports import files, relation
 from isthmus.model.errors import Busy, Denied, Unreachable
 from isthmus.model.table import Batch, Receipt
 from isthmus.runs import retry
@@ -72,8 +73,10 @@ def make_faulty(folder: Path, chance: random.Random) -> None:
         assert make.__kwdefaults__ is not None
         make.__kwdefaults__["limit"] = CHUNK_ROWS
     note = Notes(folder / "loads")
+    relation.BATCH_ROWS = files.BATCH_ROWS = CHUNK_ROWS
     for warehouse in (DuckDBWarehouse, PostgresWarehouse):
         setattr(warehouse, "load", _in_trouble(warehouse.load, folder, chance, note))  # noqa: B010
+        setattr(warehouse, "read", _broken_off(warehouse.read, folder, chance))  # noqa: B010
     now = App.now
 
     def wrong_now(app: App) -> datetime:
@@ -119,6 +122,18 @@ def _in_trouble(load: Callable[[Any, Batch], Receipt], folder: Path, chance: ran
             return receipt
         finally:
             note(what="end", outcome=outcome, **told)
+
+    return wrapper
+
+
+def _broken_off(read: Callable[..., Iterator[Any]], folder: Path, chance: random.Random) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for batch in read(*args, **kwargs):
+            trouble = Trouble.read(folder)
+            time.sleep(trouble.slow_s[0])
+            if chance.random() < trouble.before:
+                raise Unreachable("the warehouse is in trouble", hint="wait", code="reading")
+            yield batch
 
     return wrapper
 

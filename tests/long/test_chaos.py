@@ -8,11 +8,13 @@ events land, people merge and are erased, and syncs are made due, paused, resume
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,14 @@ from long import chaos, killing, story
 from long.chaos import History, Notes, Watch, Workers
 from long.child import Home, prepare
 from long.faulty import Trouble
+from long.pace import Pace, measured
 from long.servers import crashing
 from long.test_crashes import bucket_is_up, crashing_postgres
+from long.till import Till, of_duckdb, of_postgres
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(sys.platform != "linux", reason="crashes what it finds in /proc")]
 
-BLOWS = {"embedded": 100, "scaled": 100}
+BLOWS = {"embedded": int(os.environ.get("BLOWS", 100)), "scaled": int(os.environ.get("BLOWS", 100))}
 TROUBLE = Trouble(before=0.04, after=0.04, slow_s=(0.05, 0.35))
 
 
@@ -63,9 +67,12 @@ def postgres(server: standins.PostgresServer, name: str, database: str, concurre
     return {"name": name, "kind": "postgres", **fields, **place, "concurrency": concurrency}
 
 
-def set_up(home: Home, connections: list[Any], exports: list[Any], trouble: Trouble) -> None:
+def set_up(
+    home: Home, connections: list[Any], exports: list[Any], trouble: Trouble, imports: Sequence[Any] = ()
+) -> None:
     prepare(home)
-    home.applied.write_text(json.dumps({"connections": connections, "exports": exports}))
+    document = {"connections": connections, "exports": exports, "imports": list(imports)}
+    home.applied.write_text(json.dumps(document))
     trouble.write(home.folder)
     with App(home.settings()) as app:
         app.lake.snapshot()
@@ -82,24 +89,32 @@ def judge(
     what: str,
     *,
     written: story.Story | None,
+    pace: Pace,
+    till: Till | None = None,
     clocks: bool = True,
 ) -> None:
     """Let everything come to rest, and say what was wrong."""
     names = [e["name"] for e in json.loads(home.applied.read_text())["exports"]]
     began = time.monotonic()
-    notes.wrong += chaos.settle(home, workers)
+    notes.wrong += chaos.settle(home, workers, till)
     settled_s = time.monotonic() - began
     workers.end()
     with App(home.settings()) as app:
         history = History(app.ledger)
-    took = chaos.takeovers(history, notes)
+        if till is not None:
+            notes.wrong += till.found_wrong(app)
+            notes.done["sold"] = till.sold
+    took = chaos.takeovers(history, notes, pace)
     loads = chaos.loads(home.folder, notes)
     notes.wrong += chaos.illegal(history)
     notes.wrong += chaos.turned_back(history) if clocks else []
     notes.wrong += took.wrong
     notes.wrong += chaos.overlapping(loads, chaos.limits(home))
     notes.wrong += chaos.found_wrong(home, written, names)
-    told.append(f"{what}: {len(notes.wrong)} things wrong, {watch.looks} looks, settled in {settled_s:.1f} s")
+    told.append(
+        f"{what}: {len(notes.wrong)} things wrong, {watch.looks} looks, settled in {settled_s:.1f} s; "
+        f"computing took {pace.usual():.1f} times as long as on a machine with nothing else to do"
+    )
     told += [f"    {line}" for line in chaos.figures(history, loads, notes, took)]
     told += [f"    {line[:2000]}" for line in dict.fromkeys(notes.wrong)]
     assert not notes.wrong, f"{len(notes.wrong)} things wrong:\n" + "\n".join(dict.fromkeys(notes.wrong))
@@ -117,9 +132,12 @@ def test_one_process_that_is_killed_again_and_again(
         export("people", "second", events=False),
         export("again", "third"),
     ]
-    set_up(home, [duckdb(home, name) for name in ("first", "second", "third")], exports, TROUBLE)
-    notes, watch, chance = Notes(), Watch(Notes()), random.Random(1)
-    watch.notes = notes
+    shop = duckdb(home, "shop")
+    till = Till(of_duckdb(str(shop["path"])), "shop", "KLAVIYO_IMPORT_FROM_DWH")
+    connections = [*(duckdb(home, name) for name in ("first", "second", "third")), shop]
+    set_up(home, connections, exports, TROUBLE, [till.wanted()])
+    notes, chance = Notes(), random.Random(1)
+    watch = Watch(notes)
     wanted = BLOWS["embedded"]
 
     def progress() -> float:
@@ -129,10 +147,11 @@ def test_one_process_that_is_killed_again_and_again(
     lives = [
         chaos.landing(home, written.steps[1:], notes, progress),
         chaos.meddling(home, notes, 1, reactivations=3),
+        till.selling(1),
         watch.watching(home),
     ]
     try:
-        with chaos.beside(notes, *lives) as over:
+        with measured(tmp_path) as pace, chaos.beside(notes, *lives) as over:
             while len(notes.blows) < wanted:
                 (worker,) = workers.there
                 if chance.random() < 0.9:
@@ -145,7 +164,7 @@ def test_one_process_that_is_killed_again_and_again(
                 in_trouble(home, len(notes.blows))
             finish(over, notes, written)
             Trouble().write(home.folder)
-        judge(home, workers, notes, watch, told, "embedded", written=written)
+        judge(home, workers, notes, watch, told, "embedded", written=written, pace=pace, till=till)
     finally:
         workers.kill_all()
 
@@ -189,7 +208,8 @@ def test_three_workers_that_are_killed_again_and_again(
                 export("people", "narrow", events=False, table_prefix="p_"),
                 export("filed", "file"),
             ]
-            set_up(home, connections, exports, TROUBLE)
+            till = Till(of_postgres(server, theirs), "wide", "klaviyo_import_from_dwh")
+            set_up(home, connections, exports, TROUBLE, [till.wanted()])
             notes, chance = Notes(), random.Random(2)
             watch = Watch(notes)
 
@@ -223,11 +243,12 @@ def test_three_workers_that_are_killed_again_and_again(
             lives = [
                 chaos.landing(home, written.steps[1:], notes, progress),
                 chaos.meddling(home, notes, 2, reactivations=2),
+                till.selling(2),
                 watch.watching(home),
                 outages,
             ]
             try:
-                with chaos.beside(notes, *lives) as over:
+                with measured(tmp_path) as pace, chaos.beside(notes, *lives) as over:
                     while len(notes.blows) < wanted:
                         time.sleep(chance.uniform(0.2, 3.2))
                         workers.look_after()
@@ -236,7 +257,7 @@ def test_three_workers_that_are_killed_again_and_again(
                         in_trouble(home, len(notes.blows))
                     finish(over, notes, written)
                     Trouble().write(home.folder)
-                judge(home, workers, notes, watch, told, "scaled", written=written)
+                judge(home, workers, notes, watch, told, "scaled", written=written, pace=pace, till=till)
             finally:
                 workers.kill_all()
 
@@ -267,7 +288,8 @@ def test_a_clock_that_jumps_by_a_day(
 
     workers = Workers(home, *(("serve", 1) if mode == "embedded" else ("worker", 3)), notes, chance)
     try:
-        with chaos.beside(notes, chaos.landing(home, written.steps[1:], notes, progress)) as over:
+        landing = chaos.landing(home, written.steps[1:], notes, progress)
+        with measured(tmp_path) as pace, chaos.beside(notes, landing) as over:
             for worker in workers.there:
                 worker.wait_until_ready()
             ids = worker_ids(home)
@@ -283,7 +305,7 @@ def test_a_clock_that_jumps_by_a_day(
             replace(Trouble(), clock_off_s=0.0).write(home.folder)
             if worker_ids(home) != ids:
                 notes.wrong.append("somebody was taken for dead")
-        judge(home, workers, notes, watch, told, f"clock, {mode}", written=written, clocks=False)
+        judge(home, workers, notes, watch, told, f"clock, {mode}", written=written, pace=pace, clocks=False)
     finally:
         workers.kill_all()
 
