@@ -194,11 +194,12 @@ def test_three_workers_that_are_killed_again_and_again(
         with crashing(f"-s3.port={port}", bucket_is_up(bucket)) as storage:
             home = killing.scaled(tmp_path, server, bucket)
             theirs = server.fresh_database()
-            for schema in ("narrow", "wide"):
+            for schema in ("narrow", "wide", "shop"):
                 server.execute(f"CREATE SCHEMA {schema}", database=theirs)
             connections = [
                 postgres(server, "narrow", theirs, 1),
                 postgres(server, "wide", theirs, 2),
+                postgres(server, "shop", theirs, 1),  # of its own: what came from a connection is not sent back to it
                 duckdb(home, "file"),
             ]
             exports = [
@@ -208,7 +209,7 @@ def test_three_workers_that_are_killed_again_and_again(
                 export("people", "narrow", events=False, table_prefix="p_"),
                 export("filed", "file"),
             ]
-            till = Till(of_postgres(server, theirs), "wide", "klaviyo_import_from_dwh")
+            till = Till(of_postgres(server, theirs), "shop", "klaviyo_import_from_dwh")
             set_up(home, connections, exports, TROUBLE, [till.wanted()])
             notes, chance = Notes(), random.Random(2)
             watch = Watch(notes)

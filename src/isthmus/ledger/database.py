@@ -89,7 +89,7 @@ class Ledger:
         self._writing.dispose()
 
     def _told(self) -> AbstractContextManager[None]:
-        return _errors_of(self.place)
+        return errors_of(self.place)
 
 
 def open_ledger(where: Path | str) -> Ledger:
@@ -219,7 +219,8 @@ def upgrade(tx: Tx, revision: str | None, *, place: str) -> None:
 
 
 @contextmanager
-def _errors_of(place: str) -> Iterator[None]:
+def errors_of(place: str) -> Iterator[None]:
+    """What a database says goes wrong inside, as a StoreError; `place` is what a person may see of where it lies."""
     try:
         yield
     except DBAPIError as e:

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Engine as Database
 from sqlalchemy import create_engine, event
 
-from isthmus.ledger.database import PATIENCE_S, Tx, database_url
+from isthmus.ledger.database import PATIENCE_S, Tx, database_url, errors_of
 from isthmus.model.errors import InvalidInput
 from isthmus.model.work import Attempt
 
@@ -57,7 +57,8 @@ class Engine:
     """DBOS, launched: it calls `do` with the attempts this process is to carry out, each on a thread of its own.
 
     `slots` is how many attempts it takes at a time from each queue. `where` is what `open_ledger` was given: both are
-    in one database, so that an attempt can be queued in the transaction that says so.
+    in one database, so that an attempt can be queued in the transaction that says so. Raises StoreAway or StoreBusy if
+    that does not answer.
     """
 
     def __init__(self, where: Any, worker_id: str, do: Do, *, slots: int, poll_s: float = 1.0) -> None:
@@ -87,13 +88,14 @@ class Engine:
         self._slots, self._poll_s = slots, poll_s
         self._heard: set[int] = set()
         try:
-            DBOS.launch()
-            self._client = DBOSClient(
-                system_database_engine=self._database,
-                dbos_system_schema=_SCHEMA,
-                serializer=serializer,
-                application_name=_APPLICATION,
-            )
+            with errors_of(self._database.url.render_as_string(hide_password=True)):
+                DBOS.launch()
+                self._client = DBOSClient(
+                    system_database_engine=self._database,
+                    dbos_system_schema=_SCHEMA,
+                    serializer=serializer,
+                    application_name=_APPLICATION,
+                )
         except BaseException:  # the database is away: the next one to try must find no half of this one
             DBOS.destroy()
             self._database.dispose()
