@@ -592,7 +592,8 @@ def takeovers(history: History, notes: Notes, pace: Pace | None = None) -> Takeo
                     said = f"nobody minded for {took:.1f} s ({blow.how}), of which the machine took {late:.1f} s"
                     found.wrong.append(f"{run_id} lane {lane}: {said}")
                 again = next((n for n in later if n.row["state"] == LaneState.GOING and n.at >= end), None)
-                if again is not None:
+                stopped = again and any(blow.at < t < again.at and s not in GOING for t, s in over[run_id])
+                if again is not None and not stopped:
                     found.taken_up.append(again.at - blow.at - _away(notes, blow.at, again.at))
     return found
 
