@@ -44,7 +44,7 @@ PATIENCE_S = 60
 TAKEN_UP_S = 15.0
 """How long a run may say that it is running after its worker was killed or frozen."""
 
-WORK_S = 2.0
+WORK_S = 1.0
 """What a process computes until it is up and has looked after the others, on a core of its own."""
 
 HOW = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "STOP": signal.SIGSTOP}

@@ -7,7 +7,7 @@ of incidents.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import and_, delete, exists, func, not_, or_, select
 
@@ -20,6 +20,7 @@ EMPTY_FOR = timedelta(days=2)
 """How long runs are kept that found nothing to do: they are many, and the next one says the same."""
 
 _STEP = 500
+_EVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 def gc(ledger: Ledger, *, now: datetime, keep: timedelta) -> int:
@@ -29,10 +30,11 @@ def gc(ledger: Ledger, *, now: datetime, keep: timedelta) -> int:
     the next time.
     """
     before, empty_before = now - keep, now - min(keep, EMPTY_FOR)
-    removed = 0
+    removed, since = 0, _EVER
     while True:
         with ledger.transaction() as tx:
-            ids = _old(tx, before, empty_before)
+            old = _old(tx, before, empty_before, since)
+            ids = [run_id for run_id, _ in old]
             for table in (chunks, lanes, run_errors, runs):
                 tx.execute(delete(table).where(table.c.run_id.in_(ids)))
             if len(ids) < _STEP:
@@ -40,14 +42,17 @@ def gc(ledger: Ledger, *, now: datetime, keep: timedelta) -> int:
         removed += len(ids)
         if len(ids) < _STEP:
             return removed
+        since = old[-1][1]
 
 
-def _old(tx: Tx, before: datetime, empty_before: datetime) -> list[str]:
+def _old(tx: Tx, before: datetime, empty_before: datetime, since: datetime) -> list[tuple[str, datetime]]:
+    """The next runs to forget and when they were planned, oldest first. What is older than `since` was looked at."""
     newer = runs.alias("newer")
     query = (
-        select(runs.c.run_id)
+        select(runs.c.run_id, runs.c.planned_at)
         .join(syncs)
         .where(
+            runs.c.planned_at >= since,
             or_(
                 runs.c.planned_at < before,
                 and_(runs.c.planned_at < empty_before, runs.c.rows_done == 0, runs.c.rows_total == 0),
@@ -60,7 +65,7 @@ def _old(tx: Tx, before: datetime, empty_before: datetime) -> list[str]:
         .order_by(runs.c.planned_at)
         .limit(_STEP)
     )
-    return list(tx.scalars(query))
+    return [(row.run_id, row.planned_at) for row in tx.execute(query)]
 
 
 def _others(tx: Tx, before: datetime) -> None:
