@@ -105,7 +105,7 @@ class Worker:
         self.process = killing.context().Process(target=faulty.work, args=(environ, arguments, home.folder, seed))
         self.process.start()
         self.process_id: int = self.process.pid
-        self.started_at = time.time()
+        self.asked_at = 0.0
         self._said = home.folder / f"said-{self.process_id}"
         self.frozen: Blow | None = None
         self.thaw_at = 0.0
@@ -131,7 +131,8 @@ class Worker:
 
     def terminate(self) -> None:
         """Ask it to end; `ended` says whether it did in order."""
-        self._notes.blows.append(Blow("TERM", self.process_id, time.time()))
+        self.asked_at = time.time()
+        self._notes.blows.append(Blow("TERM", self.process_id, self.asked_at))
         self.process.terminate()
 
     def ended(self, patience_s: float = 75) -> int | None:
@@ -198,7 +199,7 @@ class Workers:
 
     def _check_left(self, *, wait: bool) -> None:
         for worker in list(self._leaving):
-            if wait or not worker.process.is_alive() or time.time() - worker.started_at > 200:
+            if wait or not worker.process.is_alive() or time.time() - worker.asked_at > 120:
                 self._leaving.remove(worker)
                 code = worker.ended()
                 # Before it is up, a process has no way to end in order yet.
