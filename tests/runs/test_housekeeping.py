@@ -205,6 +205,23 @@ def test_a_new_sync_starts_at_once_and_the_engine_knows_whose_limit_it_counts_ag
     assert house.now < (house.sync().next_due or NOON) <= house.now + timedelta(minutes=5)
 
 
+def test_only_a_look_that_found_nothing_to_be_done_says_so(house: House) -> None:
+    house.look()
+    assert house.keeping.is_idle
+    house.apply()
+    house.look()
+    assert not house.keeping.is_idle, "something is due"
+    (attempt,) = house.waiting()
+    house.look()
+    assert not house.keeping.is_idle, "a lane waits"
+    house.begin(attempt, BEN)
+    house.look()
+    assert not house.keeping.is_idle, "a worker is at it"
+    house.finish(attempt, BEN)
+    house.look()
+    assert house.keeping.is_idle
+
+
 def test_missed_ticks_come_to_one_run(house: House) -> None:
     house.apply()
     house.look()

@@ -55,6 +55,7 @@ class Housekeeping:
     limit_of: LimitOf
     now: Callable[[], datetime]
     monotonic: Callable[[], float] = time.monotonic
+    is_idle: bool = False  # the last look found nothing under way and nothing due
     _beats: dict[str, tuple[int, float]] = field(default_factory=dict)  # the last one, and the silence since
     _looked: float | None = None
     _clocks: tuple[datetime, float] | None = None
@@ -82,6 +83,7 @@ class Housekeeping:
             queued, going = lanes.waiting(tx), lanes.going(tx)
             due = dues.due(tx, now)
         self._looks += 1
+        self.is_idle = not (queued or going or gone or due)
         if queued or going or gone or self._looks % _ORPHANS_EVERY == 1:
             self.engine.resume_orphans(self._live)
         if queued or going:

@@ -20,6 +20,9 @@ from isthmus.runs.engine import Engine
 from isthmus.runs.housekeeping import Housekeeping, LimitOf
 
 BEAT_S = 1.0
+IDLE_S = 2.0
+"""Between two looks while nothing is under way: half the cost, and what is due then begins a second later at worst."""
+
 _AGAIN_S = 2.0
 PATIENCE_S = 60
 """How long a worker that is to end waits for the chunks it is at. What takes longer is done again elsewhere."""
@@ -129,7 +132,7 @@ class _Session:
                 if time.monotonic() > next_gc:
                     next_gc = time.monotonic() + 3600
                     self._try("forget what is old", self._gc)
-                self._wait(BEAT_S)
+                self._wait(IDLE_S if self._housekeeping.is_idle else BEAT_S)
         finally:
             patience = 0 if self._given_up.is_set() else PATIENCE_S
             if patience:
