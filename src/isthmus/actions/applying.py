@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +20,7 @@ from isthmus.ledger.database import Change, Tx
 from isthmus.model import mapping as mappings
 from isthmus.model.errors import InvalidInput
 from isthmus.model.tables import ALL, named
-from isthmus.model.work import Intake, Selection, Sync, SyncState
+from isthmus.model.work import DELETES_LIMIT, Deletes, Intake, Selection, Sync, SyncState
 from isthmus.runs import schedule
 from isthmus.secrets import Secret, resolve
 from isthmus.warehouses import kinds
@@ -62,7 +62,10 @@ class _Import(_Part):
     query: str = ""
     schedule: str = "hourly"
     freshness_limit: str | None = None
-    look_back: str = "1h"
+    look_back: str | None = None
+    key: list[Annotated[str, Field(min_length=1)]] = []
+    deletes: Deletes | None = None
+    deletes_limit: int | None = Field(default=None, ge=1, le=100)
     mapping: dict[str, Any]
 
 
@@ -154,15 +157,43 @@ def _intake(wanted: _Import) -> dict[str, Any]:
     if bool(wanted.relation) == bool(wanted.query):
         raise InvalidInput(f"the import {wanted.name!r} needs a relation or a query, and not both")
     try:
-        mappings.check_import(mappings.parse(wanted.mapping, wanted.data))
+        mappings.check_import(mappings.parse(wanted.mapping, wanted.data), wanted.key)
     except InvalidInput as e:
         raise InvalidInput(f"the import {wanted.name!r}: {e.summary}", hint=e.hint) from e
     return {
         "data": wanted.data,
         "relation": wanted.relation,
         "query": wanted.query,
-        "look_back_s": schedule.length_s(wanted.look_back),
         "mapping": wanted.mapping,
+        **(_compared(wanted) if wanted.key else _by_time(wanted)),
+    }
+
+
+def _by_time(wanted: _Import) -> dict[str, Any]:
+    for name in ("deletes", "deletes_limit"):
+        if getattr(wanted, name) is not None:
+            raise InvalidInput(
+                f"the import {wanted.name!r} has {name}, but only newer rows are read",
+                hint="what is gone is seen only where all rows are compared: give a `key` in place of changed_at",
+            )
+    return {"look_back_s": schedule.length_s(wanted.look_back or "1h")}
+
+
+def _compared(wanted: _Import) -> dict[str, Any]:
+    if wanted.look_back is not None:
+        raise InvalidInput(
+            f"the import {wanted.name!r} has a key and a look_back",
+            hint="with a key all rows are compared at every run: take look_back out",
+        )
+    if wanted.deletes == "remove" and wanted.data == "profiles":
+        raise InvalidInput(
+            f"the import {wanted.name!r} cannot remove profiles",
+            hint="nobody is erased because a row is gone: leave `deletes` out, or erase a person by `isthmus person erase`",
+        )
+    return {
+        "key": wanted.key,
+        "deletes": wanted.deletes or "ignore",
+        "deletes_limit": wanted.deletes_limit or DELETES_LIMIT,
     }
 
 

@@ -5,7 +5,7 @@ The cursor lies in the store and moves in the transaction that lands the rows; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -53,28 +53,7 @@ class Arrival:
         finally:
             warehouse.close()
         rows = looked.rows + looked.then.without if looked.is_news else 0
-        count = -(-rows // BATCH_ROWS)
-        planned = replace(
-            run,
-            kind=RunKind.HISTORICAL if cursor.at is None else RunKind.PERIODIC,
-            after=sync.watermark,
-            upto=1,  # of a store's commits an import knows nothing: 0 before its first run, 1 after it
-            snapshot_at=moment,
-            planned_at=moment,
-            chunks=tuple(
-                Chunk(
-                    number=i,
-                    table=intake.what,
-                    part="rows",
-                    seqs_after=0,
-                    seqs_upto=0,
-                    batch_id=f"{sync.sync_id}.{run.run_id}.{i}",
-                    rows=min(BATCH_ROWS, rows - i * BATCH_ROWS),
-                    adds_only=False,
-                )
-                for i in range(count)
-            ),
-        )
+        planned = in_chunks(run, sync, intake, moment, rows, first=cursor.at is None, count=-(-rows // BATCH_ROWS))
         with self.ledger.transaction() as tx:
             return keep(tx, planned, sync.generation, 1)
 
@@ -89,11 +68,7 @@ class Arrival:
         sync, _ = self._sync(run)
         reached = self._progress(sync)
         counts = reached.counts if reached else Counts()
-        if counts.read and counts.rejected == counts.read:
-            raise InvalidInput(
-                f"all {counts.read:,} rows were rejected: {', '.join(counts.reasons)}",
-                hint=f"isthmus rejections list --sync {sync.name}; mend the mapping or the rows, then replay them",
-            )
+        require_some(counts, sync)
         return counts.as_dict()
 
     @contextmanager
@@ -116,6 +91,46 @@ class Arrival:
 
     def _progress(self, sync: Sync) -> Progress | None:
         return progress(self.lake, key_of(sync))
+
+
+def in_chunks(run: Run, sync: Sync, intake: Intake, moment: datetime, rows: int, *, first: bool, count: int) -> Run:
+    """The run with so many chunks of the rows that it is to read."""
+    return replace(
+        run,
+        kind=RunKind.HISTORICAL if first else RunKind.PERIODIC,
+        after=sync.watermark,
+        upto=1,  # of a store's commits an import knows nothing: 0 before its first run, 1 after it
+        snapshot_at=moment,
+        planned_at=moment,
+        chunks=tuple(
+            Chunk(
+                number=i,
+                table=intake.what,
+                part="rows",
+                seqs_after=0,
+                seqs_upto=0,
+                batch_id=f"{sync.sync_id}.{run.run_id}.{i}",
+                rows=min(BATCH_ROWS, rows - i * BATCH_ROWS),
+                adds_only=False,
+            )
+            for i in range(count)
+        ),
+    )
+
+
+def numbered(table: pa.Table, columns: Sequence[IncomingColumn], at: int) -> pa.Table:
+    """Rows of a relation as a landing takes them: under our names, with types that it can read, counted from `at`."""
+    renamed = readable(table.rename_columns([c.ref for c in columns]))
+    return renamed.add_column(0, "n", pa.array(range(at, at + table.num_rows), pa.int64()))
+
+
+def require_some(counts: Counts, sync: Sync) -> None:
+    """Raises InvalidInput if every row was rejected: that is no success."""
+    if counts.read and counts.rejected == counts.read:
+        raise InvalidInput(
+            f"all {counts.read:,} rows were rejected: {', '.join(counts.reasons) or 'as before'}",
+            hint=f"isthmus rejections list --sync {sync.name}; mend the mapping or the rows, then replay them",
+        )
 
 
 def key_of(sync: Sync) -> str:
@@ -250,15 +265,11 @@ class _Reading:
         if self._look.then.without and self._cursor.position is None:
             nowhere = Window(self._changed_at, key, None, None, nulls=True)
             for table in gathered(warehouse.read(relation, window=nowhere)):
-                yield self._numbered(table, at)
+                yield numbered(table, self._look.columns, at)
                 at += table.num_rows
         for table in gathered(warehouse.read(relation, window=Window(self._changed_at, key, start, None))):
-            yield self._numbered(table, at)
+            yield numbered(table, self._look.columns, at)
             at += table.num_rows
-
-    def _numbered(self, table: pa.Table, at: int) -> pa.Table:
-        renamed = readable(table.rename_columns([c.ref for c in self._look.columns]))
-        return renamed.add_column(0, "n", pa.array(range(at, at + table.num_rows), pa.int64()))
 
     def _nothing(self) -> pa.Table:
         return pa.table(

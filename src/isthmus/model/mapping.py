@@ -175,13 +175,22 @@ def check(mapping: Mapping) -> None:
     _check_properties(mapping)
 
 
-def check_import(mapping: Mapping) -> None:
-    """What a mapping needs beside the rules of `check` when it is a relation's. Raises InvalidInput."""
-    if mapping.changed_at is None:
+def check_import(mapping: Mapping, key: Sequence[str] = ()) -> None:
+    """What a mapping needs beside the rules of `check` when it is a relation's: a column that says when a row was
+    changed, or the `key` by which all rows are compared. Raises InvalidInput."""
+    if mapping.changed_at is None and not key:
         raise InvalidInput(
             "the mapping has no changed_at",
-            hint="name the column that says when a row was last changed (such as loaded_at): only newer rows are read",
+            hint="name the column that says when a row was last changed (such as loaded_at): only newer rows are read. "
+            "If there is none, give the import a `key`, the columns that tell rows apart: all rows are compared",
         )
+    if mapping.changed_at is not None and key:
+        raise InvalidInput(
+            f"there are two ways to find what is new, changed_at ({mapping.changed_at}) and key ({', '.join(key)})",
+            hint="with changed_at only newer rows are read, with a key all of them are compared: take one of the two out",
+        )
+    if twice := next((column for column in key if key.count(column) > 1), None):
+        raise InvalidInput(f"key names the column {twice!r} twice")
 
 
 def check_together(mappings: Dict[str, Mapping]) -> None:
