@@ -188,7 +188,7 @@ def _compared(wanted: _Import) -> dict[str, Any]:
     if wanted.deletes == "remove" and wanted.data == "profiles":
         raise InvalidInput(
             f"the import {wanted.name!r} cannot remove profiles",
-            hint="nobody is erased because a row is gone: leave `deletes` out, or erase a person by `isthmus person erase`",
+            hint="nobody is erased because a row is gone: leave `deletes` out; see `isthmus person erase`",
         )
     return {
         "key": wanted.key,

@@ -1,7 +1,7 @@
 """Importing a relation that does not say when its rows were changed: every run reads all of it and compares.
 
-What is kept of each row (`store.known`) moves in the transaction that lands it. So a run that is cut off begins anew and
-finds what has landed unchanged; which rows are gone is decided only at the end of a reading that met all of them.
+What is kept of each row (`store.known`) moves in the transaction that lands it. So a run that is cut off begins anew
+and finds what has landed unchanged; which rows are gone is decided only at the end of a reading that met all of them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from isthmus.imports.files import gathered
-from isthmus.imports.relation import BATCH_ROWS, columns_of, in_chunks, key_of, numbered, relation_of, require_some
+from isthmus.imports.files import BATCH_ROWS, gathered
+from isthmus.imports.relation import columns_of, in_chunks, key_of, numbered, relation_of, require_some
 from isthmus.ledger import syncs
 from isthmus.ledger.database import Ledger
 from isthmus.model.errors import InvalidInput
@@ -253,7 +253,7 @@ class _Reading:
         limit = self._intake.deletes_limit
         if missing > GUARD_ROWS and missing * 100 > limit * known and limit < 100:
             raise InvalidInput(
-                f"{missing:,} of {known:,} rows of {self._intake.what} are gone, more than {limit} %: nothing was removed",
-                hint="if the table was just being filled anew, run the import again; if those rows are meant to be gone, "
-                "set deletes_limit: 100 in the apply file, apply it, and run it again",
+                f"{missing:,} of {known:,} rows of {self._intake.what} are gone, more than {limit} %: none was removed",
+                hint="if the table was just being filled anew, run the import again; if those rows are meant to be "
+                "gone, set deletes_limit: 100 in the apply file, apply it, and run it again",
             )

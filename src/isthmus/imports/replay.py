@@ -31,8 +31,8 @@ def replay(
     """Land the rejections kept under a label. Those that land now are rejections no more, in the same transaction; the
     others stay, once each, with their present reason. Again, or after a kill, it goes on where it was.
 
-    `origin`, `connection`, `needs_changed_at` and `known` as the landing that rejected them had them. Rows whose columns the
-    mapping does not fit any more stay as they are; raises InvalidInput if it fits none.
+    `origin`, `connection`, `needs_changed_at` and `known` as the landing that rejected them had them. Rows whose
+    columns the mapping does not fit any more stay as they are; raises InvalidInput if it fits none.
     """
     counts, misfits = Counts(), []
     misfit: InvalidInput | None = None

@@ -68,7 +68,12 @@ class Reason(StrEnum):
 
 
 NO_KEY, KEY_TWICE = 1, 2
-"""What `key_fault` says of a row of a compared relation; 0: nothing."""
+"""What `key_fault` says of a row of a relation that is compared (0: nothing): its place in KEY_FAULTS."""
+
+KEY_FAULTS = (
+    (Reason.NO_KEY, "a column of the key is empty"),
+    (Reason.KEY_TWICE, "another row with this key was read before it"),
+)
 
 
 @dataclass

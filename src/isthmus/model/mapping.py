@@ -187,7 +187,7 @@ def check_import(mapping: Mapping, key: Sequence[str] = ()) -> None:
     if mapping.changed_at is not None and key:
         raise InvalidInput(
             f"there are two ways to find what is new, changed_at ({mapping.changed_at}) and key ({', '.join(key)})",
-            hint="with changed_at only newer rows are read, with a key all of them are compared: take one of the two out",
+            hint="with changed_at only newer rows are read, with a key all are compared: take one of the two out",
         )
     if twice := next((column for column in key if key.count(column) > 1), None):
         raise InvalidInput(f"key names the column {twice!r} twice")

@@ -110,8 +110,8 @@ class Intake:
     `relation` is "schema.name", a name in the import schema, or empty if there is a `query`. Rows count as new until
     `look_back_s` after the time in their changed-at column. `backfill` marks events as history that sets nothing off.
 
-    With a `key`, the columns that tell rows apart, there is no changed-at column: every run reads the whole relation and
-    compares it with what it was. `deletes` says what becomes of rows that are gone: "ignore", or "remove" what they
+    With a `key`, the columns that tell rows apart, there is no changed-at column: every run reads the whole relation
+    and compares it with what it was. `deletes` says what becomes of rows that are gone: "ignore", or "remove" what they
     brought, as long as not more than `deletes_limit` % of the rows are.
     """
 

@@ -98,8 +98,8 @@ def correct(write: Write) -> int:
     write.touched = True
     con.execute("DELETE FROM lake.events WHERE event_id IN (SELECT event_id FROM corrected)")
     con.execute(
-        f"INSERT INTO lake.events SELECT event_id, {write.seq}, landed_seq, metric_id, profile_id, event_time, ingested, "
-        "unique_id, value, value_currency, properties, origin FROM corrected"
+        f"INSERT INTO lake.events SELECT event_id, {write.seq}, landed_seq, metric_id, profile_id, event_time, "
+        "ingested, unique_id, value, value_currency, properties, origin FROM corrected"
     )
     _date_again(write, "SELECT profile_id FROM corrected WHERE event_time <> time_before")
     return int(row[0])

@@ -18,6 +18,7 @@ from isthmus.model.intake import KEY_TWICE, NO_KEY, IncomingColumn
 from isthmus.store import events, identity, rejections
 from isthmus.store.lake import Lake, Write
 
+
 @dataclass(frozen=True)
 class Known:
     """Whose rows: `origin` names the import with what makes its keys, `connection` is where its events come from."""
@@ -73,8 +74,9 @@ class Known:
         )
         con.execute(
             "CREATE OR REPLACE TEMP TABLE stands AS SELECT p.n, any_value(e.event_id) AS event_id FROM placed p "
-            "LEFT JOIN (SELECT c.n, e.event_id FROM (SELECT n, profile_id, event_key(metric_id, profile_id, unique_id) "
-            "AS event_id FROM placed UNION ALL SELECT n, profile_id, event_key(metric_id, o.was, unique_id) FROM placed "
+            "LEFT JOIN (SELECT c.n, e.event_id FROM ("
+            "SELECT n, profile_id, event_key(metric_id, profile_id, unique_id) AS event_id FROM placed "
+            "UNION ALL SELECT n, profile_id, event_key(metric_id, o.was, unique_id) FROM placed "
             "JOIN former o USING (profile_id)) c JOIN lake.events e ON e.event_id = c.event_id "
             f"AND e.profile_id = c.profile_id WHERE e.origin = guard({literal(self.connection)})) e ON e.n = p.n "
             "GROUP BY p.n"
@@ -192,7 +194,7 @@ class Reading:
                 "CREATE OR REPLACE TEMP TABLE looked AS SELECT l.*, k.row_key IS NOT NULL AS was_known, "
                 "coalesce(k.digest <> l.digest, true) AS is_news, k.taken FROM (SELECT n, fault, "
                 "CASE WHEN fault = 0 THEN key ELSE md5(concat(fault, ' ', content))::UUID END AS row_key, "
-                f"CASE WHEN fault = 0 THEN md5(concat({self._version}, content))::UUID ELSE content::UUID END AS digest "
+                f"(CASE WHEN fault = 0 THEN md5(concat({self._version}, content)) ELSE content END)::UUID AS digest "
                 f"FROM (SELECT n, key, content, CASE WHEN key IS NULL THEN {NO_KEY} "
                 "WHEN row_number() OVER (PARTITION BY key ORDER BY n) > 1 "
                 f"OR key IN (SELECT row_key FROM seen_keys) THEN {KEY_TWICE} ELSE 0 END AS fault "
@@ -205,8 +207,8 @@ class Reading:
             "CREATE OR REPLACE TEMP TABLE moving AS SELECT n, row_key, digest FROM looked WHERE is_news ORDER BY n"
         )
         row = con.execute(
-            "SELECT count(*) FILTER (is_news AND fault = 0 AND NOT was_known), count(*) FILTER (is_news AND was_known), "
-            "count(*) FILTER (NOT is_news AND NOT taken) FROM looked"
+            "SELECT count(*) FILTER (is_news AND fault = 0 AND NOT was_known), "
+            "count(*) FILTER (is_news AND was_known), count(*) FILTER (NOT is_news AND NOT taken) FROM looked"
         ).fetchone()
         assert row is not None
         picked = con.execute(

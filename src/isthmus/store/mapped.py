@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from isthmus.duck import literal
 from isthmus.model import intake
-from isthmus.model.intake import KEY_TWICE, NO_KEY, IncomingColumn, Reason, Shape
+from isthmus.model.intake import IncomingColumn, Reason, Shape
 from isthmus.model.mapping import CHANNELS, NESTING, Given, Mapping, levels
 from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
@@ -68,19 +68,16 @@ def build(
     With `needs_changed_at` a row that does not say when it was changed is a rejection; with the names of `key` columns
     so is one of which `incoming.key_fault` says that these do not tell it from others.
     """
-    return _Builder(mapping, columns, as_lines, needs_changed_at, key).build()
+    builder = _Builder(mapping, columns, as_lines, needs_changed_at)
+    for fault, (reason, message) in enumerate(intake.KEY_FAULTS if key else (), start=1):
+        builder.rules.add(f"key_fault = {fault}", ", ".join(key), reason, message)
+    return builder.build()
 
 
 class _Builder:
     def __init__(
-        self,
-        mapping: Mapping,
-        columns: Sequence[IncomingColumn],
-        as_lines: bool,
-        needs_changed_at: bool,
-        key: Sequence[str],
+        self, mapping: Mapping, columns: Sequence[IncomingColumn], as_lines: bool, needs_changed_at: bool
     ) -> None:
-        self.key = ", ".join(key)
         self.mapping, self.lines, self.needs_changed_at = mapping, as_lines, needs_changed_at
         self.rules = _Rules()
         self.named = {c.name: c for c in columns}
@@ -98,9 +95,6 @@ class _Builder:
     def build(self) -> Mapped:
         for condition, reason, message in lines.faults(self.mapping) if self.lines else ():
             self.rules.add(condition, "", reason, message)
-        if self.key:
-            self.rules.add(f"key_fault = {NO_KEY}", self.key, Reason.NO_KEY, "a column of the row's key is empty")
-            self.rules.add(f"key_fault = {KEY_TWICE}", self.key, Reason.KEY_TWICE, "a row with this key was read before")
         self._identifiers()
         if self.mapping.data == "events":
             self._event_fields()

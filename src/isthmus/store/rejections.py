@@ -62,8 +62,8 @@ def keep_from(write: Write, select: str, *, columns: Sequence[IncomingColumn] = 
         write.touched = True
         columns_id = _keep_columns(write, columns, lines)
         con.execute(
-            f"INSERT INTO lake.rejections SELECT k.* EXCLUDE (row_key), now(), {write.seq}, ?::UUID, k.row_key FROM keeping k "
-            "ANTI JOIN lake.rejections r ON r.rejection_id = k.rejection_id",
+            f"INSERT INTO lake.rejections SELECT k.* EXCLUDE (row_key), now(), {write.seq}, ?::UUID, k.row_key "
+            "FROM keeping k ANTI JOIN lake.rejections r ON r.rejection_id = k.rejection_id",
             [columns_id],
         )
 
