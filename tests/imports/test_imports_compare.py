@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
+import yaml
 from test_imports_relation import PostgresShop, Shop
 
 from isthmus.actions import people, syncing
+from isthmus.actions.applying import apply
 from isthmus.imports import compare
 from isthmus.model.errors import InvalidInput
 from isthmus.model.work import Run, RunKind, RunState
@@ -349,6 +352,39 @@ def test_a_column_that_the_mapping_ignores_is_no_change(its: Comparing) -> None:
     its.run()
     its.sql("UPDATE {orders} SET note = 'seen again'")
     assert its.found() == (0, 0, 0, 0, 1)
+
+
+def test_a_warehouse_that_events_are_exported_to_follows(its: Comparing, tmp_path: Path) -> None:
+    document = {
+        "connections": [{"name": "other", "kind": "duckdb", "path": str(tmp_path / "other.duckdb")}],
+        "exports": [{"name": "out", "connection": "other", "schedule": "manual"}],
+    }
+    file = tmp_path / "out.yaml"
+    file.write_text(yaml.safe_dump(document))
+    apply(its.app, file, plan_only=False, environ={})
+
+    def there() -> list[tuple[str, float]]:
+        syncing.run_sync(its.app, "out")
+        assert syncing.verify_sync(its.app, "out").equal
+        with closing(duckdb.connect(str(tmp_path / "other.duckdb"))) as con:
+            return con.execute("SELECT unique_id, value FROM klaviyo_event ORDER BY 1").fetchall()
+
+    its.order("a", 1)
+    its.order("b", 2)
+    its.events(deletes="remove")
+    its.run()
+    assert there() == [("a", 1), ("b", 2)]
+    its.sql("UPDATE {orders} SET amount = 3 WHERE order_id = 'a'")
+    its.run()
+    assert there() == [("a", 3), ("b", 2)]
+    for between in (False, True):  # gone and back between two exports, and with one in between
+        its.sql("DELETE FROM {orders} WHERE order_id = 'a'")
+        its.run()
+        if between:
+            assert there() == [("b", 2)]
+        its.order("a", 4)
+        its.run()
+        assert there() == [("a", 4), ("b", 2)]
 
 
 def test_profiles_are_patched_by_rows_that_changed(its: Comparing) -> None:
