@@ -105,7 +105,8 @@ class Anything(RuleBasedStateMachine):
     def nothing_is_there_twice(self) -> None:
         (counts,) = self.its.app.lake.query(
             "SELECT count(*), count(DISTINCT event_id), "
-            "(SELECT count(*) - count(DISTINCT row_key) FROM lake.known_rows), (SELECT count(*) FROM lake.tombstones t JOIN lake.events e ON e.event_id = t.id) FROM lake.events"
+            "(SELECT count(*) - count(DISTINCT row_key) FROM lake.known_rows), "
+            "(SELECT count(*) FROM lake.tombstones t JOIN lake.events e ON e.event_id = t.id) FROM lake.events"
         )
         assert counts[0] == counts[1], "an event"
         assert counts[2:] == (0, 0), "a key, or an event that is both here and gone"
