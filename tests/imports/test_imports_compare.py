@@ -416,6 +416,37 @@ def test_a_row_that_did_not_change_does_not_put_its_value_back(its: Comparing, t
     assert its.profile("c1")["first_name"] == "Augusta"
 
 
+def test_an_erased_person_does_not_come_back_with_a_row_that_did_not_change(its: Comparing) -> None:
+    its.order("a", 1, customer="c1")
+    its.order("b", 1, customer="c2")
+    its.events(deletes="remove")
+    its.run()
+    people.erase_person(its.app, "c1")
+    its.run()
+    assert its.here() == {"b": 1}
+    its.sql("DELETE FROM {orders} WHERE order_id = 'a'")
+    assert its.found() == (0, 0, 1, 0, 1)
+
+
+def test_an_event_that_two_rows_stand_for_since_their_people_merged_stays_with_the_other(its: Comparing) -> None:
+    by_mail = {**ORDERS, "identifiers": {"external_id": "customer_id", "email": "note"}}
+    values = "'a', {who}, TIMESTAMPTZ '2026-01-01 00:00:00+00', {amount}, {mail}"
+    for who, amount, mail in (("'c1'", 1, "NULL"), ("NULL", 2, "'c1@example.com'")):
+        its.sql("INSERT INTO {orders} VALUES (" + values.format(who=who, amount=amount, mail=mail) + ")")
+    its.events(key=["amount"], mapping=by_mail, deletes="remove")
+    its.run()
+    assert its.app.lake.query("SELECT count(*) FROM events") == [(2,)]
+    its.sql("INSERT INTO {orders} VALUES ('b', 'c1', TIMESTAMPTZ '2026-01-01 00:00:00+00', 3, 'c1@example.com')")
+    its.run()
+    assert sorted(its.here()) == ["a", "b"], "two people are one, and so are their events"
+    its.sql("DELETE FROM {orders} WHERE amount = 1")
+    its.run()
+    assert sorted(its.here()) == ["a", "b"], "the other row still says so"
+    its.sql("DELETE FROM {orders} WHERE amount = 2")
+    its.run()
+    assert sorted(its.here()) == ["b"]
+
+
 def test_another_key_begins_again_and_takes_nothing_away(its: Comparing) -> None:
     its.many(1, 5)
     its.events(deletes="remove")

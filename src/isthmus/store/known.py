@@ -37,10 +37,7 @@ class Known:
         unless another row does. What a row that is rejected stood for stays. Returns how many events were corrected.
         """
         con = write.con
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE before AS SELECT row_key, event_id FROM lake.known_rows "
-            f"WHERE {self.where} AND row_key IN (SELECT row_key FROM moving)"
-        )
+        self._look_up(con, "moving")
         self._stand(con, kinds)
         con.execute(
             "CREATE OR REPLACE TEMP TABLE saying AS SELECT s.event_id, max(s.n) AS n FROM stands s "
@@ -57,14 +54,18 @@ class Known:
         return corrected
 
     def settle_profiles(self, write: Write) -> None:
-        """The same for rows of profiles: who they are about is known already."""
+        """The same for rows of profiles, which stand for nothing that could be taken away."""
         con = write.con
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE before AS SELECT row_key, event_id FROM lake.known_rows "
-            f"WHERE {self.where} AND row_key IN (SELECT row_key FROM moving)"
-        )
+        self._look_up(con, "moving")
         con.execute("CREATE OR REPLACE TEMP TABLE stands AS SELECT n, NULL::UUID AS event_id FROM placed")
         self._keep(write)
+
+    def _look_up(self, con: duckdb.DuckDBPyConnection, keys: str) -> None:
+        """Leaves `before(row_key, event_id)`: what the rows of `keys` stood for until now."""
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE before AS SELECT row_key, event_id FROM lake.known_rows "
+            f"WHERE {self.where} AND row_key IN (SELECT row_key FROM {keys})"
+        )
 
     def _stand(self, con: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> None:
         """Leaves `stands(n, event_id)` of the good rows: NULL where the event came from elsewhere first."""
@@ -99,7 +100,7 @@ class Known:
             )
         con.execute(
             f"INSERT INTO lake.known_rows SELECT guard({literal(self.origin)}), row_key, digest, taken, event_id, "
-            f"NULL, NULL, {write.seq} FROM keeping_rows"
+            f"{write.seq} FROM keeping_rows"
         )
 
     def prepare_replay(self, write: Write) -> None:
@@ -116,10 +117,7 @@ class Known:
         if not con.execute("SELECT 1 FROM missing LIMIT 1").fetchone():
             return 0
         write.touched = True
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE before AS SELECT row_key, event_id FROM lake.known_rows "
-            f"WHERE {self.where} AND row_key IN (SELECT row_key FROM missing)"
-        )
+        self._look_up(con, "missing")
         con.execute(f"DELETE FROM lake.known_rows WHERE {self.where} AND row_key IN (SELECT row_key FROM missing)")
         rejections.withdraw(write, label=label, keys="missing")
         if not remove:
