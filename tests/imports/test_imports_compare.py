@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -403,6 +404,44 @@ def test_profiles_are_patched_by_rows_that_changed(its: Comparing) -> None:
     assert its.profile("c2")["first_name"] == "Bob"
 
 
+def test_rows_of_profiles_that_are_gone_take_back_what_they_gave(its: Comparing, tmp_path: Path) -> None:
+    its.customer("c1", "Ada {DATA_PATH}", "gold", "London")
+    its.customer("c2", "Bob", "gold", "Rome")
+    its.customer("c3", "Cy", "gold", "Oslo")
+    its.profiles(deletes="remove")
+    its.run()
+    its.sql("UPDATE {customers} SET name = NULL, city = 'Paris' WHERE customer_id = 'c1'")
+    its.run()
+    file = tmp_path / "people.csv"
+    file.write_text("id,tier,address___street\nc2,silver,Via 1\n")
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("{identifiers: {external_id: id}}")
+    people.load_file(its.app, file, "profiles", mapping_file=mapping)
+    its.sql("DELETE FROM {customers} WHERE customer_id <> 'c3'")
+    assert its.found() == (0, 0, 2, 2, 1)
+    shown = {c: (its.profile(c)["first_name"], json.loads(its.profile(c)["properties"])) for c in ("c1", "c2", "c3")}
+    assert shown == {
+        "c1": (None, {}),
+        "c2": (None, {"tier": "silver", "address": {"street": "Via 1"}}),
+        "c3": ("Cy", {"tier": "gold", "address": {"city": "Oslo"}}),
+    }, "what others said since stays, and so does the person"
+
+
+def test_a_person_of_whom_another_row_speaks_keeps_what_is_known(its: Comparing) -> None:
+    its.customer("c1", "Ada", "gold")
+    its.customer("c1", "Ada", "silver")
+    its.profiles(key=["tier"])
+    its.run()
+    its.profiles(key=["tier"], deletes="remove")
+    its.run()
+    its.sql("DELETE FROM {customers} WHERE tier = 'silver'")
+    assert its.found() == (0, 0, 1, 0, 1)
+    assert its.profile("c1")["first_name"] == "Ada"
+    its.sql("DELETE FROM {customers}")
+    assert its.found() == (0, 0, 1, 1, 0)
+    assert (its.profile("c1")["first_name"], its.profile("c1")["external_id"]) == (None, "c1")
+
+
 def test_a_row_that_did_not_change_does_not_put_its_value_back(its: Comparing, tmp_path: Path) -> None:
     its.customer("c1", "Ada")
     its.profiles()
@@ -493,7 +532,6 @@ def test_a_reading_that_is_cut_off_removes_nothing_and_loses_nothing(
         ({"key": []}, "no changed_at"),
         ({"look_back": "2h"}, "key and a look_back"),
         ({"key": [], "mapping": {**ORDERS, "changed_at": "note"}, "deletes": "remove"}, "has deletes, but"),
-        ({"data": "profiles", "mapping": CUSTOMERS, "deletes": "remove"}, "cannot remove profiles"),
     ],
 )
 def test_what_does_not_go_together_is_refused(its: Comparing, wanted: dict[str, Any], says: str) -> None:

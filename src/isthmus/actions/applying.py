@@ -185,11 +185,6 @@ def _compared(wanted: _Import) -> dict[str, Any]:
             f"the import {wanted.name!r} has a key and a look_back",
             hint="with a key all rows are compared at every run: take look_back out",
         )
-    if wanted.deletes == "remove" and wanted.data == "profiles":
-        raise InvalidInput(
-            f"the import {wanted.name!r} cannot remove profiles",
-            hint="nobody is erased because a row is gone: leave `deletes` out; see `isthmus person erase`",
-        )
     return {
         "key": wanted.key,
         "deletes": wanted.deletes or "ignore",

@@ -37,7 +37,7 @@ GUARD_ROWS = 100
 @dataclass(frozen=True)
 class Found:
     """What comparing found: rows that were not there before, that say something else, that are gone (and how many
-    events went with them), and that are as they were."""
+    events went with them, or profiles lost a value), and that are as they were."""
 
     inserted: int = 0
     updated: int = 0
@@ -130,7 +130,8 @@ class Comparison:
 def known_of(sync: Sync, intake: Intake) -> Known:
     """The rows of an import: of this connection and kind of data, told by this key."""
     what = json.dumps([sync.connection_id, intake.data, list(intake.key)])
-    return Known(f"{sync.sync_id} {hashlib.sha256(what.encode()).hexdigest()[:16]}", sync.connection_id)
+    gives = intake.mapping if intake.data == "profiles" and intake.deletes == "remove" else None
+    return Known(f"{sync.sync_id} {hashlib.sha256(what.encode()).hexdigest()[:16]}", sync.connection_id, gives)
 
 
 def described(
@@ -229,7 +230,8 @@ class _Reading:
         counts = self._counts()
 
         def do(write: Write) -> None:
-            removed = self._known.forget(write, label=self._sync.name, remove=remove)
+            names = [c.name for c in self._columns]
+            removed = self._known.forget(write, label=self._sync.name, remove=remove, columns=names)
             self._known.forget_former(write)
             unchanged = max(0, self._read - self._state.found.inserted - self._state.found.updated)
             found = replace(self._state.found, deleted=missing, removed=removed, unchanged=unchanged)

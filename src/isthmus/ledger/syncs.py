@@ -100,6 +100,8 @@ def apply_import(
             or was.intake.mapping.changed_at != given.mapping.changed_at
             or was.intake.key != given.key
             or (bool(given.key) and was.intake.mapping != given.mapping)
+            # What rows of profiles gave is kept only where it is to be taken back.
+            or (given.data == "profiles" and was.intake.deletes != given.deletes)
         )
         return again, was.intake != given or again
 

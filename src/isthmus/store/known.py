@@ -15,16 +15,20 @@ import pyarrow as pa
 
 from isthmus.duck import literal
 from isthmus.model.intake import KEY_TWICE, NO_KEY, IncomingColumn
-from isthmus.store import events, identity, rejections
+from isthmus.model.mapping import Mapping
+from isthmus.store import events, given, identity, rejections
 from isthmus.store.lake import Lake, Write
 
 
 @dataclass(frozen=True)
 class Known:
-    """Whose rows: `origin` names the import with what makes its keys, `connection` is where its events come from."""
+    """Whose rows: `origin` names the import with what makes its keys, `connection` is where its events come from.
+
+    With `gives`, a mapping of profiles, it is kept what each row gave, to be taken back when the row is gone."""
 
     origin: str
     connection: str
+    gives: Mapping | None = None
 
     @property
     def where(self) -> str:
@@ -54,16 +58,20 @@ class Known:
         return corrected
 
     def settle_profiles(self, write: Write) -> None:
-        """The same for rows of profiles, which stand for nothing that could be taken away."""
+        """The same for rows of profiles: whom they are about, and what they gave and did not take back since."""
         con = write.con
         self._look_up(con, "moving")
-        con.execute("CREATE OR REPLACE TEMP TABLE stands AS SELECT n, NULL::UUID AS event_id FROM placed")
+        said = given.said(self.gives) if self.gives else "NULL::JSON"
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE stands AS SELECT n, NULL::UUID AS event_id, p.profile_id, "
+            f"{said} AS said FROM placed p JOIN mapped m USING (n)"
+        )
         self._keep(write)
 
     def _look_up(self, con: duckdb.DuckDBPyConnection, keys: str) -> None:
-        """Leaves `before(row_key, event_id)`: what the rows of `keys` stood for until now."""
+        """Leaves `before(row_key, event_id, profile_id, said)`: what the rows of `keys` stood for until now."""
         con.execute(
-            "CREATE OR REPLACE TEMP TABLE before AS SELECT row_key, event_id FROM lake.known_rows "
+            "CREATE OR REPLACE TEMP TABLE before AS SELECT row_key, event_id, profile_id, said FROM lake.known_rows "
             f"WHERE {self.where} AND row_key IN (SELECT row_key FROM {keys})"
         )
 
@@ -74,7 +82,8 @@ class Known:
             f"FROM {identity.placed(kinds)}"
         )
         con.execute(
-            "CREATE OR REPLACE TEMP TABLE stands AS SELECT p.n, any_value(e.event_id) AS event_id FROM placed p "
+            "CREATE OR REPLACE TEMP TABLE stands AS SELECT p.n, any_value(e.event_id) AS event_id, "
+            "NULL::UUID AS profile_id, NULL::JSON AS said FROM placed p "
             "LEFT JOIN (SELECT c.n, e.event_id FROM ("
             "SELECT n, profile_id, event_key(metric_id, profile_id, unique_id) AS event_id FROM placed "
             "UNION ALL SELECT n, profile_id, event_key(metric_id, o.was, unique_id) FROM placed "
@@ -87,7 +96,10 @@ class Known:
         con = write.con
         con.execute(
             "CREATE OR REPLACE TEMP TABLE keeping_rows AS SELECT DISTINCT ON (v.row_key) v.row_key, v.digest, "
-            "s.n IS NOT NULL AS taken, CASE WHEN s.n IS NULL THEN b.event_id ELSE s.event_id END AS event_id "
+            "s.n IS NOT NULL AS taken, CASE WHEN s.n IS NULL THEN b.event_id ELSE s.event_id END AS event_id, "
+            "coalesce(s.profile_id, b.profile_id) AS profile_id, "
+            "CASE WHEN s.said IS NULL THEN b.said WHEN b.said IS NULL OR s.profile_id <> b.profile_id THEN s.said "
+            "ELSE json_merge_patch(b.said, s.said) END AS said "
             "FROM moving v LEFT JOIN stands s ON s.n = v.n LEFT JOIN before b ON b.row_key = v.row_key "
             "ORDER BY v.row_key, v.n"
         )
@@ -100,7 +112,7 @@ class Known:
             )
         con.execute(
             f"INSERT INTO lake.known_rows SELECT guard({literal(self.origin)}), row_key, digest, taken, event_id, "
-            f"{write.seq} FROM keeping_rows"
+            f"profile_id, guard_json(said::VARCHAR)::JSON, {write.seq} FROM keeping_rows"
         )
 
     def prepare_replay(self, write: Write) -> None:
@@ -110,9 +122,9 @@ class Known:
             f"JOIN lake.known_rows k ON k.row_key = i.row_key WHERE k.{self.where}"
         )
 
-    def forget(self, write: Write, *, label: str, remove: bool) -> int:
-        """Forget the rows of `missing(row_key)`, and their rejections; with `remove` also the events they stand for.
-        How many events that were."""
+    def forget(self, write: Write, *, label: str, remove: bool, columns: Sequence[str] = ()) -> int:
+        """Forget the rows of `missing(row_key)`, and their rejections; with `remove` also the events they stand for,
+        or what they gave to profiles. How many events that were, or profiles. `columns` are the relation's."""
         con = write.con
         if not con.execute("SELECT 1 FROM missing LIMIT 1").fetchone():
             return 0
@@ -122,11 +134,24 @@ class Known:
         rejections.withdraw(write, label=label, keys="missing")
         if not remove:
             return 0
+        if self.gives:
+            return self._take_back(write, self.gives, columns)
         con.execute(
             "CREATE OR REPLACE TEMP TABLE leaving AS SELECT DISTINCT b.event_id FROM before b "
             f"WHERE b.event_id IS NOT NULL AND {_nobody_elses('b.event_id')}"
         )
         return events.withdraw(write)
+
+    def _take_back(self, write: Write, gives: Mapping, columns: Sequence[str]) -> int:
+        """While another row is about the same person nothing is taken from them."""
+        now = "coalesce(i.profile_id, k.profile_id)"  # of a profile that was merged away: the one that stayed
+        whose = "LEFT JOIN lake.identifiers i ON i.kind = 'profile_id' AND i.value = k.profile_id::VARCHAR"
+        write.con.execute(
+            f"CREATE OR REPLACE TEMP TABLE taking AS SELECT {now} AS profile_id, any_value(k.said) AS said "
+            f"FROM before k {whose} WHERE k.said IS NOT NULL AND {now} NOT IN (SELECT {now} FROM lake.known_rows k "
+            f"{whose} WHERE k.{self.where} AND k.profile_id IS NOT NULL) GROUP BY 1"
+        )
+        return given.take_back(write, gives, columns)
 
     def forget_former(self, write: Write) -> None:
         """Forget what this import knew under other keys, of another connection or kind of data."""
