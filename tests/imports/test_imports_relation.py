@@ -338,6 +338,20 @@ def test_a_run_whose_rows_are_all_rejected_is_no_success(shop: Shop) -> None:
     assert syncing.list_runs(shop.app, sync="pos", limit=1)[0].state is RunState.FAILED
 
 
+def test_an_import_whose_first_rows_were_all_rejected_goes_on_when_the_mapping_is_mended(shop: Shop) -> None:
+    ids = shop.orders(3, NOON)
+    shop.apply(mapping={**MAPPING, "identifiers": {"email": "customer_id"}})
+    with pytest.raises(InvalidInput, match="all 3 rows were rejected"):
+        shop.run()
+    shop.apply()
+    assert people.replay_import(shop.app, "pos").landed == 3
+    ids += shop.orders(2, NOON)
+    run = shop.run()
+    assert run is not None
+    assert run.state is RunState.COMPLETED
+    assert shop.here() == sorted(ids)
+
+
 def test_an_import_cannot_be_verified_and_says_so(shop: Shop) -> None:
     shop.apply()
     with pytest.raises(InvalidInput, match="is an import"):
@@ -369,3 +383,12 @@ def test_reading_back_what_an_export_writes_is_a_loop(shop: Shop) -> None:
     file.write_text(yaml.safe_dump(document))
     with pytest.raises(InvalidInput, match=r"would read x\.klaviyo_event"):
         apply(shop.app, file, plan_only=False, environ={})
+
+
+def test_a_view_of_what_an_export_wrote_is_a_loop_too(shop: Shop) -> None:
+    shop.orders(1, NOON)
+    shop.sql(f"CREATE VIEW {shop.at('all_of_it')} AS SELECT *, 1 AS _isthmus_seq FROM {shop.at('orders')}")
+    shop.apply(relation="all_of_it")
+    with pytest.raises(InvalidInput, match=r"all_of_it has the column _isthmus_seq.*an export of Isthmus wrote"):
+        shop.run()
+    assert shop.here() == []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from isthmus.actions.previewing import as_yaml
 from isthmus.model.errors import InvalidInput
 from isthmus.model.guess import guess
+from isthmus.model.import_rules import check_import, check_together
 from isthmus.model.intake import IncomingColumn, Shape
 from isthmus.model.mapping import (
     CHANNELS,
@@ -24,8 +25,6 @@ from isthmus.model.mapping import (
     as_document,
     bind,
     check,
-    check_import,
-    check_together,
     fingerprint,
     parse,
 )

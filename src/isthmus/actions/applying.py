@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,8 +20,9 @@ from isthmus.ledger.connections import StoredConnection
 from isthmus.ledger.database import Change, Tx
 from isthmus.model import mapping as mappings
 from isthmus.model.errors import InvalidInput
+from isthmus.model.import_rules import check_import, check_together
 from isthmus.model.tables import ALL, named
-from isthmus.model.work import Selection, Sync, SyncState
+from isthmus.model.work import DELETES_LIMIT, Deletes, Selection, Sync, SyncState
 from isthmus.runs import schedule
 from isthmus.secrets import Secret, resolve
 from isthmus.warehouses import kinds
@@ -63,7 +64,10 @@ class _Import(_Part):
     query: str = ""
     schedule: str = "hourly"
     freshness_limit: str | None = None
-    look_back: str = "1h"
+    look_back: str | None = None
+    key: list[Annotated[str, Field(min_length=1)]] = []
+    deletes: Deletes | None = None
+    deletes_limit: int | None = Field(default=None, ge=1, le=100)
     mapping: dict[str, Any] | None = None
 
 
@@ -186,16 +190,19 @@ def _wanted(
     else:
         plain, secrets = _fields(connection, file.absolute().parent, environ)
         config = kinds.build(connection.kind, {**plain, **secrets})
-    mapping = None if wanted.mapping is None else _mapping(wanted.name, wanted.mapping, wanted.data)
+    mapping = None if wanted.mapping is None else _mapping(wanted.name, wanted.mapping, wanted.data, wanted.key)
     sync_id = next((s.sync_id for s in saved if s.name == wanted.name and s.intake), None)
     beside = tuple(s for s in saved if s.name != wanted.name and s.connection_name == wanted.connection)
-    return Wanted(wanted.name, wanted.data, wanted.relation, wanted.query, config, mapping, metric, sync_id, beside)
+    key = tuple(wanted.key)
+    return Wanted(
+        wanted.name, wanted.data, wanted.relation, wanted.query, config, mapping, metric, sync_id, beside, key
+    )
 
 
-def _mapping(name: str, document: dict[str, Any], data: mappings.Data) -> mappings.Mapping:
+def _mapping(name: str, document: dict[str, Any], data: mappings.Data, key: Sequence[str]) -> mappings.Mapping:
     try:
         mapping = mappings.parse(document, data)
-        mappings.check_import(mapping)
+        check_import(mapping, key)
     except InvalidInput as e:
         raise InvalidInput(f"the import {name!r}: {e.summary}", hint=e.hint) from e
     return mapping
@@ -208,22 +215,43 @@ def _intake(wanted: _Import, file: Path) -> dict[str, Any]:
         raise InvalidInput(
             f"the import {wanted.name!r} has no mapping", hint=f"isthmus preview {file} offers one, ready to paste"
         )
-    _mapping(wanted.name, wanted.mapping, wanted.data)
+    _mapping(wanted.name, wanted.mapping, wanted.data, wanted.key)
     return {
         "data": wanted.data,
         "relation": wanted.relation,
         "query": wanted.query,
-        "look_back_s": schedule.length_s(wanted.look_back),
         "mapping": wanted.mapping,
+        **(_compared(wanted) if wanted.key else _by_time(wanted)),
+    }
+
+
+def _by_time(wanted: _Import) -> dict[str, Any]:
+    for name in ("deletes", "deletes_limit"):
+        if getattr(wanted, name) is not None:
+            raise InvalidInput(
+                f"the import {wanted.name!r} has {name}, but only newer rows are read",
+                hint="what is gone is seen only where all rows are compared: give a `key` in place of changed_at",
+            )
+    return {"look_back_s": schedule.length_s(wanted.look_back or "1h")}
+
+
+def _compared(wanted: _Import) -> dict[str, Any]:
+    if wanted.look_back is not None:
+        raise InvalidInput(
+            f"the import {wanted.name!r} has a key and a look_back",
+            hint="with a key all rows are compared at every run: take look_back out",
+        )
+    return {
+        "key": wanted.key,
+        "deletes": wanted.deletes or "ignore",
+        "deletes_limit": wanted.deletes_limit or DELETES_LIMIT,
     }
 
 
 def _require_one_origin(tx: Tx, name: str, intake: dict[str, Any]) -> None:
     """A field or property of profiles comes from one import: two would put theirs in place of the other's for ever."""
     others = [s for s in syncs.every(tx) if s.name != name and s.state is not SyncState.DISABLED]
-    mappings.check_together(
-        {s.name: s.intake.mapping for s in others if s.intake} | {name: syncs.intake_of(intake).mapping}
-    )
+    check_together({s.name: s.intake.mapping for s in others if s.intake} | {name: syncs.intake_of(intake).mapping})
 
 
 def _require_no_loop(tx: Tx, wanted: _Import, connection_id: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from isthmus.app import App
 from isthmus.exports.deliver import Delivery
+from isthmus.imports.compare import Comparison
 from isthmus.imports.relation import Arrival
 from isthmus.ledger import connections, dues, lanes, runs, syncs, workers
 from isthmus.ledger.database import Tx
@@ -198,7 +199,8 @@ def work_of(app: App, sync: Sync, lake: Lake | None = None) -> Work:
             return delivery_of(app, sync, lake)
         with app.ledger.reading() as tx:
             connection = connections.by_id(tx, sync.connection_id)
-        return Arrival(lake or app.lake, app.ledger, app.config(connection), app.now, app.settings.phone_region)
+        kind = Comparison if sync.intake.key else Arrival
+        return kind(lake or app.lake, app.ledger, app.config(connection), app.now, app.settings.phone_region)
     except IsthmusError as e:
         return Unable(e)
 

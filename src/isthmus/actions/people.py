@@ -11,6 +11,7 @@ import yaml
 from isthmus.actions.syncing import tidy_if_free
 from isthmus.app import App
 from isthmus.imports import load as files
+from isthmus.imports.compare import known_of
 from isthmus.imports.load import Report
 from isthmus.imports.replay import replay
 from isthmus.ledger import syncs
@@ -135,10 +136,11 @@ def replay_import(app: App, name: str, *, report: Callable[[int], None] = lambda
         app.lake,
         sync.intake.mapping,
         label=sync.name,
-        origin=sync.sync_id,
+        origin=None if sync.intake.key else sync.sync_id,
         connection=sync.connection_id,
         phone_region=app.settings.phone_region,
-        needs_changed_at=True,
+        needs_changed_at=not sync.intake.key,
+        known=known_of(sync, sync.intake) if sync.intake.key else None,
         report=report,
     )
     tidy_if_free(app)

@@ -14,7 +14,8 @@ from isthmus.imports.preview import LIMIT, ROWS, Preview, Wanted
 from isthmus.imports.relation import older
 from isthmus.ledger import connections
 from isthmus.model.errors import InvalidInput
-from isthmus.model.mapping import Data, Mapping, as_document, check_together, parse
+from isthmus.model.import_rules import check_together
+from isthmus.model.mapping import Data, Mapping, as_document, parse
 
 
 def preview_import(app: App, name: str, *, rows: int = ROWS, limit: int = LIMIT) -> Preview:
@@ -29,7 +30,17 @@ def preview_import(app: App, name: str, *, rows: int = ROWS, limit: int = LIMIT)
         connection = connections.by_id(tx, sync.connection_id)
         beside = tuple(older(tx, sync))
     its, config = sync.intake, app.config(connection)
-    wanted = Wanted(name, its.data, its.relation, its.query, config, its.mapping, sync_id=sync.sync_id, beside=beside)
+    wanted = Wanted(
+        name,
+        its.data,
+        its.relation,
+        its.query,
+        config,
+        its.mapping,
+        sync_id=sync.sync_id,
+        beside=beside,
+        key=its.key,
+    )
     return preview.of_import(app.lake, wanted, rows=rows, limit=limit, phone_region=app.settings.phone_region)
 
 

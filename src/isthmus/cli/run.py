@@ -95,9 +95,10 @@ def show(run_id: RunId, home: Home = None, as_json: Json = False) -> None:
             ("rows", f"{at.rows_done:,} of {at.rows_total:,}" if found.planned else "not counted yet"),
             ("size", size(found.bytes_done)),
             ("time left", duration(at.seconds_left) if found.active else None),
+            ("came to", came_to(found.counts)),
             ("errors in a row", found.tries or None),
         ):
-            if value is not None:
+            if value not in (None, ""):
                 say(f"{label:16}{shown(value)}")
         out.print()
         print_rows(
@@ -117,6 +118,11 @@ def show(run_id: RunId, home: Home = None, as_json: Json = False) -> None:
             for part in (e.vendor, e.hint):
                 if part:
                     say(f"  {part}")
+
+
+def came_to(counts: dict[str, Any]) -> str:
+    """What became of the rows of an import, in words; empty for an export."""
+    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items() if n and name != "reasons")
 
 
 def took(chunk: Chunk) -> str | None:

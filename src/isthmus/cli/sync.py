@@ -54,7 +54,10 @@ def _of_export(selection: Selection) -> dict[str, Any]:
 
 
 def _of_import(intake: Intake) -> dict[str, Any]:
-    return {"data": intake.data, "relation": intake.relation or intake.query, "look_back_s": intake.look_back_s}
+    shown: dict[str, Any] = {"data": intake.data, "relation": intake.relation or intake.query}
+    if not intake.key:
+        return shown | {"look_back_s": intake.look_back_s}
+    return shown | {"key": list(intake.key), "deletes": intake.deletes, "deletes_limit": intake.deletes_limit}
 
 
 @commands.command("list")

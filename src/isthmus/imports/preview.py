@@ -9,20 +9,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from isthmus.imports import files, load
+from isthmus.imports.compare import require_key
 from isthmus.imports.files import IncomingFile
 from isthmus.imports.relation import columns_of, numbered, relation_of, require_one_origin
 from isthmus.imports.shapes import words
 from isthmus.model.errors import InvalidInput, Mismatch, Missing, WarehouseError
 from isthmus.model.guess import guess
+from isthmus.model.import_rules import check_import
 from isthmus.model.intake import IncomingColumn
-from isthmus.model.mapping import Data, Mapping, bind, check_import
+from isthmus.model.mapping import Data, Mapping, bind
 from isthmus.model.usage import Use, uses
 from isthmus.model.work import Intake, Sync
 from isthmus.store.lake import Lake
@@ -60,7 +62,7 @@ class Preview:
 @dataclass(frozen=True)
 class Wanted:
     """An import that may not be applied yet. Without a `mapping` one is guessed; its `metric` is then of every row.
-    `beside` are the other syncs of its connection."""
+    `beside` are the other syncs of its connection. With a `key` all rows are compared."""
 
     name: str
     data: Data
@@ -71,6 +73,7 @@ class Wanted:
     metric: str | None = None
     sync_id: str | None = None
     beside: tuple[Sync, ...] = ()
+    key: tuple[str, ...] = ()
 
 
 def of_import(
@@ -93,6 +96,7 @@ def of_import(
             mapping = _guessed(columns, types, wanted, str(intake.what))
         else:
             bind(mapping, schema.names, where=str(intake.what))
+        require_key(schema.names, wanted.key, str(intake.what))
         require_one_origin(warehouse, wanted.config, wanted.name, mapping, schema.names, wanted.beside)
         _require_time(schema, mapping, str(intake.what))
         batches = list(warehouse.read(relation, limit=rows + 1))
@@ -107,7 +111,7 @@ def of_import(
         phone_region=phone_region,
         numbered=False,
         origin=wanted.sync_id or "preview",
-        needs_changed_at=True,
+        needs_changed_at=not wanted.key,
     )
     rehearsed = rehearsal.rehearse(numbered(there.slice(0, rows), columns, 1), limit=limit)
     shown = _described(mapping, types, lines=False)
@@ -217,7 +221,9 @@ def _relations(warehouse: Warehouse, name: str) -> str:
 def _guessed(columns: Sequence[IncomingColumn], types: dict[str, str], wanted: Wanted, where: str) -> Mapping:
     try:
         mapping = guess(columns, wanted.data, where=where, metric=wanted.metric)
-        check_import(mapping)
+        if wanted.key:  # it says by itself what is new
+            mapping = replace(mapping, changed_at=None)
+        check_import(mapping, wanted.key)
     except InvalidInput as e:
         named = InvalidInput(f"no mapping can be guessed for the import {wanted.name!r}: {e.summary}", hint=e.hint)
         raise _with_columns(named, types) from e

@@ -21,8 +21,10 @@ from isthmus.imports.shapes import readable, shape, unreadable
 from isthmus.ledger import syncs
 from isthmus.ledger.database import Ledger, Tx
 from isthmus.model.errors import InvalidInput, Mismatch, WarehouseError
+from isthmus.model.import_rules import check_together
 from isthmus.model.intake import Counts, IncomingColumn
-from isthmus.model.mapping import Mapping, bind, check_together
+from isthmus.model.mapping import Mapping, bind
+from isthmus.model.table import SEQ
 from isthmus.model.work import Chunk, Intake, Run, RunKind, Sync, SyncState
 from isthmus.runs.attempt import Done, Keep, Still
 from isthmus.store.lake import Lake
@@ -50,35 +52,11 @@ class Arrival:
         warehouse = self.config.open()
         try:
             looked = look(warehouse, self.config, intake, cursor)
-            names = [c.name for c in looked.columns]
-            with self.ledger.reading() as tx:
-                beside = older(tx, sync)
-            require_one_origin(warehouse, self.config, sync.name, intake.mapping, names, beside)
+            yields_to_older(self.ledger, warehouse, self.config, sync, looked.columns)
         finally:
             warehouse.close()
         rows = looked.rows + looked.then.without if looked.is_news else 0
-        count = -(-rows // BATCH_ROWS)
-        planned = replace(
-            run,
-            kind=RunKind.HISTORICAL if cursor.at is None else RunKind.PERIODIC,
-            after=sync.watermark,
-            upto=1,  # of a store's commits an import knows nothing: 0 before its first run, 1 after it
-            snapshot_at=moment,
-            planned_at=moment,
-            chunks=tuple(
-                Chunk(
-                    number=i,
-                    table=intake.what,
-                    part="rows",
-                    seqs_after=0,
-                    seqs_upto=0,
-                    batch_id=f"{sync.sync_id}.{run.run_id}.{i}",
-                    rows=min(BATCH_ROWS, rows - i * BATCH_ROWS),
-                    adds_only=False,
-                )
-                for i in range(count)
-            ),
-        )
+        planned = in_chunks(run, sync, intake, moment, rows, first=cursor.at is None, count=-(-rows // BATCH_ROWS))
         with self.ledger.transaction() as tx:
             return keep(tx, planned, sync.generation, 1)
 
@@ -93,11 +71,7 @@ class Arrival:
         sync, _ = self._sync(run)
         reached = self._progress(sync)
         counts = reached.counts if reached else Counts()
-        if counts.read and counts.rejected == counts.read:
-            raise InvalidInput(
-                f"all {counts.read:,} rows were rejected: {', '.join(counts.reasons)}",
-                hint=f"isthmus rejections list --sync {sync.name}; mend the mapping or the rows, then replay them",
-            )
+        require_some(counts, sync)
         return counts.as_dict()
 
     @contextmanager
@@ -120,6 +94,46 @@ class Arrival:
 
     def _progress(self, sync: Sync) -> Progress | None:
         return progress(self.lake, key_of(sync))
+
+
+def in_chunks(run: Run, sync: Sync, intake: Intake, moment: datetime, rows: int, *, first: bool, count: int) -> Run:
+    """The run with so many chunks of the rows that it is to read."""
+    return replace(
+        run,
+        kind=RunKind.HISTORICAL if first else RunKind.PERIODIC,
+        after=sync.watermark,
+        upto=1,  # of a store's commits an import knows nothing: 0 before its first run, 1 after it
+        snapshot_at=moment,
+        planned_at=moment,
+        chunks=tuple(
+            Chunk(
+                number=i,
+                table=intake.what,
+                part="rows",
+                seqs_after=0,
+                seqs_upto=0,
+                batch_id=f"{sync.sync_id}.{run.run_id}.{i}",
+                rows=min(BATCH_ROWS, rows - i * BATCH_ROWS),
+                adds_only=False,
+            )
+            for i in range(count)
+        ),
+    )
+
+
+def numbered(table: pa.Table, columns: Sequence[IncomingColumn], at: int) -> pa.Table:
+    """Rows of a relation as a landing takes them: under our names, with types that it can read, counted from `at`."""
+    renamed = readable(table.rename_columns([c.ref for c in columns]))
+    return renamed.add_column(0, "n", pa.array(range(at, at + table.num_rows), pa.int64()))
+
+
+def require_some(counts: Counts, sync: Sync) -> None:
+    """Raises InvalidInput if every row was rejected: that is no success."""
+    if counts.read and counts.rejected == counts.read:
+        raise InvalidInput(
+            f"all {counts.read:,} rows were rejected: {', '.join(counts.reasons) or 'as before'}",
+            hint=f"isthmus rejections list --sync {sync.name}; mend the mapping or the rows, then replay them",
+        )
 
 
 def key_of(sync: Sync) -> str:
@@ -161,6 +175,16 @@ def require_one_origin(
     check_together({**together, name: mapping}, known)
 
 
+def yields_to_older(
+    ledger: Ledger, warehouse: Warehouse, config: Config, sync: Sync, columns: Sequence[IncomingColumn]
+) -> None:
+    """`require_one_origin`, held against the imports that were there before this one."""
+    assert sync.intake is not None
+    with ledger.reading() as tx:
+        beside = older(tx, sync)
+    require_one_origin(warehouse, config, sync.name, sync.intake.mapping, [c.name for c in columns], beside)
+
+
 @dataclass(frozen=True)
 class Look:
     """What a pass would find: rows from its start on, what the cursor will be, and whether anything is new."""
@@ -180,7 +204,7 @@ def look(warehouse: Warehouse, config: Config, intake: Intake, cursor: Cursor) -
     Raises Missing if the relation is not there, InvalidInput for a column that is not, Mismatch if changed-at is no
     time.
     """
-    with _named(relation_of(config, intake)) as relation:
+    with naming(relation_of(config, intake)) as relation:
         return _look(warehouse, relation, intake, cursor)
 
 
@@ -204,7 +228,7 @@ def _look(warehouse: Warehouse, relation: Relation, intake: Intake, cursor: Curs
 
 
 @contextmanager
-def _named(relation: Relation) -> Iterator[Relation]:
+def naming(relation: Relation) -> Iterator[Relation]:
     """Have what a warehouse says name the relation: its own words may leave that out."""
     try:
         yield relation
@@ -224,7 +248,14 @@ def _order(intake: Intake) -> tuple[str, str]:
 
 
 def columns_of(schema: pa.Schema, intake: Intake) -> tuple[IncomingColumn, ...]:
-    """The relation's columns as a landing takes them. Raises Mismatch for one that cannot be read at all."""
+    """The relation's columns as a landing takes them. Raises Mismatch for one that cannot be read at all, InvalidInput
+    if it shows what an export wrote."""
+    if SEQ in schema.names:
+        raise InvalidInput(
+            f"{intake.what} has the column {SEQ}: it shows what an export of Isthmus wrote",
+            hint="that is a loop: what came from us is no news to us. Import another table or view, or one without "
+            "that column if you mean it",
+        )
     for f in schema:
         if what := unreadable(f.type):
             raise Mismatch(
@@ -235,12 +266,6 @@ def columns_of(schema: pa.Schema, intake: Intake) -> tuple[IncomingColumn, ...]:
                 hint="make a view that gives it as text",
             )
     return tuple(IncomingColumn(f.name, f"c{i}", shape(f.type)) for i, f in enumerate(schema))
-
-
-def numbered(table: pa.Table, columns: Sequence[IncomingColumn], first: int) -> pa.Table:
-    """The rows of a relation as a landing takes them, numbered from `first` on."""
-    renamed = readable(table.rename_columns([c.ref for c in columns]))
-    return renamed.add_column(0, "n", pa.array(range(first, first + table.num_rows), pa.int64()))
 
 
 class _Reading:
@@ -299,7 +324,7 @@ class _Reading:
         windows = [Window(self._changed_at, key, start, None)]
         if self._look.then.without and self._cursor.position is None:
             windows.insert(0, Window(self._changed_at, key, None, None, nulls=True))
-        with _named(self._look.relation) as relation:
+        with naming(self._look.relation) as relation:
             for window in windows:
                 for table in gathered(warehouse.read(relation, window=window)):
                     yield numbered(table, self._look.columns, at)

@@ -8,6 +8,7 @@ from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts
 from isthmus.model.mapping import Mapping, bind
 from isthmus.store import rejections
+from isthmus.store.known import Known
 from isthmus.store.lake import Lake
 from isthmus.store.landing import Landing
 
@@ -24,13 +25,14 @@ def replay(
     connection: str | None = None,
     phone_region: str | None = None,
     needs_changed_at: bool = False,
+    known: Known | None = None,
     report: Report = lambda done: None,
 ) -> Counts:
     """Land the rejections kept under a label. Those that land now are rejections no more, in the same transaction; the
     others stay, once each, with their present reason. Again, or after a kill, it goes on where it was.
 
-    `origin`, `connection` and `needs_changed_at` as the landing that rejected them had them. Rows whose columns the
-    mapping does not fit any more stay as they are; raises InvalidInput if it fits none.
+    `origin`, `connection`, `needs_changed_at` and `known` as the landing that rejected them had them. Rows whose
+    columns the mapping does not fit any more stay as they are; raises InvalidInput if it fits none.
     """
     counts, misfits = Counts(), []
     misfit: InvalidInput | None = None
@@ -54,6 +56,7 @@ def replay(
             origin=origin,
             connection=connection,
             needs_changed_at=needs_changed_at,
+            known=known,
         )
         for batch in rejections.batches(lake, group):
             counts.add(landing.replay(batch))

@@ -54,6 +54,8 @@ def resumable(tx: Tx, sync: Sync) -> Run | None:
     last = max(tried, key=lambda r: r.upto, default=None)
     if last is None or not last.can_go_again or last.after != sync.watermark:
         return None
+    if sync.intake is not None and all(chunk.done for chunk in runs.get(tx, last.run_id).chunks):
+        return None  # all rows were read, and what came of them was no success: to say that again would help nobody
     return last if runs.generation_of(tx, last.run_id) == sync.generation else None
 
 

@@ -17,6 +17,7 @@ from isthmus.model.errors import InvalidInput
 from isthmus.model.mapping import Data, parse
 from isthmus.model.work import (
     ACTIVE,
+    DELETES_LIMIT,
     LOOK_BACK_S,
     ConnectionState,
     Direction,
@@ -85,8 +86,8 @@ def apply_import(
     """Make the import `name` be as given; see `apply_export` for what is the same for both.
 
     `intake` is as `intake_of` reads it. Another mapping or relation changes what comes from now on: a table may be
-    swapped for a view. Only another connection, kind of data or changed-at column begins again from the start, for
-    what was read before says nothing then.
+    swapped for a view. Only another connection, kind of data, changed-at column or key begins again from the start,
+    for what was read before says nothing then; and where all rows are compared, so does another mapping.
     """
     given = intake_of(intake)
     values: dict[str, Any] = {"connection_id": connection_id, "selection": asdict(Selection()), "intake": intake}
@@ -98,6 +99,10 @@ def apply_import(
             was.connection_id != connection_id
             or was.intake.data != given.data
             or was.intake.mapping.changed_at != given.mapping.changed_at
+            or was.intake.key != given.key
+            or (bool(given.key) and was.intake.mapping != given.mapping)
+            # What rows of profiles gave is kept only where it is to be taken back.
+            or (given.data == "profiles" and was.intake.deletes != given.deletes)
         )
         return again, was.intake != given or again
 
@@ -105,13 +110,17 @@ def apply_import(
 
 
 def intake_of(document: dict[str, Any]) -> Intake:
-    """An import's wish as it is kept: data, relation or query, look_back_s, and the mapping as a person wrote it."""
+    """An import's wish as it is kept: data, relation or query, look_back_s or key and deletes, and the mapping as a
+    person wrote it."""
     data: Data = document["data"]
     return Intake(
         data=data,
         relation=document.get("relation", ""),
         query=document.get("query", ""),
         look_back_s=document.get("look_back_s", LOOK_BACK_S),
+        key=tuple(document.get("key", ())),
+        deletes=document.get("deletes", "ignore"),
+        deletes_limit=document.get("deletes_limit", DELETES_LIMIT),
         mapping=parse(document["mapping"], data),
     )
 

@@ -96,7 +96,7 @@ def plain(name: str) -> str:
 def guess(columns: Sequence[str | IncomingColumn], data: Data, *, where: str, metric: str | None = None) -> Mapping:
     """A mapping offered for these columns. Raises InvalidInput when something required is not among them.
 
-    `changed_at` is offered only for a column with times: a relation's. `check_import` says when one is missing.
+    `changed_at` is offered only for a column with times: a relation's. `import_rules` say when one is missing.
     """
     found = _Columns(columns)
     identifiers = tuple((kind, column) for kind in IDENTIFIER_KINDS if (column := found.find(kind)))

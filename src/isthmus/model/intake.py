@@ -45,6 +45,8 @@ class Reason(StrEnum):
     BROKEN_ROW = "broken row"  # the file's own grammar: quotes, number of cells, line length
     BAD_ENCODING = "not UTF-8"
     BAD_JSON = "not JSON"
+    NO_KEY = "no key"
+    KEY_TWICE = "key twice"
     NO_IDENTIFIER = "no identifier"
     BAD_EMAIL = "bad email"
     BAD_PHONE = "bad phone number"
@@ -63,6 +65,15 @@ class Reason(StrEnum):
     NUL = "NUL character"
     BAD_VALUE = "bad value"
     IDENTIFIER_TAKEN = "identifier taken"  # the row landed; one lower identifier belongs to somebody else
+
+
+NO_KEY, KEY_TWICE = 1, 2
+"""What `key_fault` says of a row of a relation that is compared (0: nothing): its place in KEY_FAULTS."""
+
+KEY_FAULTS = (
+    (Reason.NO_KEY, "a column of the key is empty"),
+    (Reason.KEY_TWICE, "another row with this key was read before it"),
+)
 
 
 @dataclass

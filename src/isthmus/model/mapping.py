@@ -200,37 +200,6 @@ def _check_constants(mapping: Mapping) -> None:
 _A = {"metric": "a metric", "integration": "an integration"}
 
 
-def check_import(mapping: Mapping) -> None:
-    """What a mapping needs beside the rules of `check` when it is a relation's. Raises InvalidInput."""
-    if mapping.changed_at is None:
-        raise InvalidInput(
-            "the mapping has no changed_at",
-            hint="name the column that says when a row was last changed (such as loaded_at): only newer rows are read",
-        )
-
-
-def check_together(mappings: Dict[str, Mapping], columns: Dict[str, Sequence[str]] | None = None) -> None:
-    """The rule between the imports of profiles, by name: a field or property has one of them as its source.
-
-    Properties under their columns' own names can be compared only of imports whose `columns` are given."""
-    known = columns or {}
-    taken: dict[tuple[str, str], tuple[str, str]] = {}
-    for name, mapping in mappings.items():
-        if mapping.data != "profiles":
-            continue
-        wanted = [("field", *pair) for pair in mapping.fields]
-        named = mapping.property_columns(known[name]) if name in known else mapping.properties or ()
-        wanted += [("property", *pair) for pair in named]
-        for kind, field, column in wanted:
-            other, its = taken.setdefault((kind, field), (name, column))
-            if other != name:
-                raise InvalidInput(
-                    f"the {kind} {field!r} comes from the column {its!r} of the import {other!r} "
-                    f"and from the column {column!r} of the import {name!r}",
-                    hint="what is known of a profile has one source: take it out of one of the two mappings (`ignore`)",
-                )
-
-
 def _check_events(mapping: Mapping) -> None:
     if mapping.event_time is None:
         raise InvalidInput("the mapping has no event_time", hint="name the column with the time of the event")

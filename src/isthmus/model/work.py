@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from isthmus.model.mapping import Data, Mapping
 
@@ -97,12 +97,22 @@ LOOK_BACK_S = 3600
 otherwise: a transaction that was open for so long, a loader that stamps first and delivers later."""
 
 
+Deletes = Literal["ignore", "remove"]
+
+DELETES_LIMIT = 50
+"""How many of the rows, in %, may be gone at once before that looks like a relation that is just being filled anew."""
+
+
 @dataclass(frozen=True)
 class Intake:
     """What an import brings in: the rows of a relation, through a mapping.
 
     `relation` is "schema.name", a name in the import schema, or empty if there is a `query`. Rows count as new until
     `look_back_s` after the time in their changed-at column. `backfill` marks events as history that sets nothing off.
+
+    With a `key`, the columns that tell rows apart, there is no changed-at column: every run reads the whole relation
+    and compares it with what it was. `deletes` says what becomes of rows that are gone: "ignore", or "remove" what they
+    brought, as long as not more than `deletes_limit` % of the rows are.
     """
 
     data: Data
@@ -111,6 +121,9 @@ class Intake:
     query: str = ""
     look_back_s: int = LOOK_BACK_S
     backfill: bool = False
+    key: tuple[str, ...] = ()
+    deletes: Deletes = "ignore"
+    deletes_limit: int = DELETES_LIMIT
 
     @property
     def what(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import duckdb
 
 from isthmus.duck import literal
-from isthmus.store import identity
+from isthmus.store import identity, profiles
 from isthmus.store.lake import Write
 
 
@@ -62,9 +62,84 @@ def land(write: Write, kinds: Sequence[str], connection: str | None = None) -> i
             "AND n IN (SELECT n FROM fresh) GROUP BY metric_id"
         )
     origin = f"guard({literal(connection)})" if connection else "NULL"
+    back = _back(write)
+    first = f"coalesce(b.landed_seq, {seq})" if back else f"{seq}"
     con.execute(
-        f"INSERT INTO lake.events SELECT f.event_id, {seq}, {seq}, m.metric_id, f.profile_id, m.event_time, now(), "
-        "guard(m.unique_id), m.value, m.value_currency, m.properties, "
-        f"{origin} FROM mapped m JOIN fresh f USING (n)"
+        f"INSERT INTO lake.events SELECT f.event_id, {seq}, {first}, m.metric_id, f.profile_id, m.event_time, now(), "
+        f"guard(m.unique_id), m.value, m.value_currency, m.properties, {origin} FROM mapped m JOIN fresh f USING (n)"
+        + (" LEFT JOIN back b ON b.event_id = f.event_id" if back else "")
     )
     return landed
+
+
+def _back(write: Write) -> bool:
+    """Whether any of `fresh` was here before and taken away. Its tombstone goes, and to `back` the commit that brought
+    it first: a warehouse that may still have the event must not be told that it is new."""
+    con = write.con
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE back AS SELECT t.id AS event_id, min(t.landed_seq) AS landed_seq "
+        "FROM lake.tombstones t WHERE t.kind = 'event' AND t.id IN (SELECT event_id FROM fresh) GROUP BY t.id"
+    )
+    if not con.execute("SELECT 1 FROM back LIMIT 1").fetchone():
+        return False
+    con.execute("DELETE FROM lake.tombstones WHERE kind = 'event' AND id IN (SELECT event_id FROM back)")
+    return True
+
+
+def correct(write: Write) -> int:
+    """Give the events of `saying(event_id, n)` the content of those rows of `mapped`; how many said something else.
+
+    An event's id, and the commit that brought it, stay. Leaves `corrected`.
+    """
+    con = write.con
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE corrected AS SELECT e.event_id, e.landed_seq, e.metric_id, e.profile_id, "
+        "m.event_time, e.ingested, e.unique_id, m.value, m.value_currency, m.properties, e.origin, "
+        "e.event_time AS time_before FROM saying s JOIN mapped m USING (n) JOIN lake.events e "
+        "ON e.event_id = s.event_id WHERE e.event_time IS DISTINCT FROM m.event_time "
+        "OR e.value IS DISTINCT FROM m.value OR e.value_currency IS DISTINCT FROM m.value_currency "
+        "OR e.properties::VARCHAR IS DISTINCT FROM m.properties::VARCHAR"
+    )
+    row = con.execute("SELECT count(*) FROM corrected").fetchone()
+    if not row or not row[0]:
+        return 0
+    write.touched = True
+    con.execute("DELETE FROM lake.events WHERE event_id IN (SELECT event_id FROM corrected)")
+    con.execute(
+        f"INSERT INTO lake.events SELECT event_id, {write.seq}, landed_seq, metric_id, profile_id, event_time, "
+        "ingested, unique_id, value, value_currency, properties, origin FROM corrected"
+    )
+    _date_again(write, "SELECT profile_id FROM corrected WHERE event_time <> time_before")
+    return int(row[0])
+
+
+def withdraw(write: Write) -> int:
+    """Take away the events of `leaving(event_id)`, here and, by their tombstones, in every warehouse; how many."""
+    con = write.con
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE gone AS SELECT event_id, metric_id, event_time, landed_seq, origin, profile_id "
+        "FROM lake.events WHERE event_id IN (SELECT event_id FROM leaving)"
+    )
+    row = con.execute("SELECT count(*) FROM gone").fetchone()
+    if not row or not row[0]:
+        return 0
+    write.touched = True
+    con.execute("DELETE FROM lake.events WHERE event_id IN (SELECT event_id FROM gone)")
+    con.execute(
+        f"INSERT INTO lake.tombstones SELECT 'event', event_id, 'withdrawn', {write.seq}, metric_id, event_time, "
+        "landed_seq, origin FROM gone"
+    )
+    _date_again(write, "SELECT profile_id FROM gone")
+    return int(row[0])
+
+
+def _date_again(write: Write, whose: str) -> None:
+    """Work out the last event date of these profiles: an event may have gone back or away."""
+    write.con.execute(
+        f"CREATE OR REPLACE TEMP TABLE changed AS SELECT p.* REPLACE ({write.seq}::BIGINT AS seq, now() AS updated, "
+        "l.at AS last_event_date), true AS existed FROM lake.profiles p JOIN (SELECT d.profile_id, "
+        f"max(e.event_time) AS at FROM (SELECT DISTINCT * FROM ({whose})) d LEFT JOIN lake.events e "
+        "ON e.profile_id = d.profile_id GROUP BY d.profile_id) l ON l.profile_id = p.profile_id "
+        "WHERE p.last_event_date IS DISTINCT FROM l.at"
+    )
+    profiles.replace_with_changed(write)

@@ -19,6 +19,7 @@ from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts, IncomingColumn, Reason, find_fault
 from isthmus.model.mapping import Mapping
 from isthmus.store import cells, events, identity, mapped, news, profiles, rejections
+from isthmus.store.known import Known
 from isthmus.store.lake import Lake, Write
 
 
@@ -52,6 +53,15 @@ def progress(lake: Lake, source: str) -> Progress | None:
     return Progress.from_text(rows[0][0]) if rows else None
 
 
+def keep_progress(write: Write, source: str, reached: Progress) -> None:
+    """Keep how far this source has got, with whatever else the transaction writes."""
+    write.touched = True
+    write.con.execute("DELETE FROM lake.import_state WHERE source = guard(?)", [source])
+    write.con.execute(
+        f"INSERT INTO lake.import_state SELECT guard(?), guard_json(?), {write.seq}", [source, reached.as_text()]
+    )
+
+
 class Landing:
     """Lands the batches of one source. `label` is what rejections call the source; `key` names it for resuming."""
 
@@ -69,16 +79,22 @@ class Landing:
         origin: str | None = None,
         connection: str | None = None,
         needs_changed_at: bool = False,
+        known: Known | None = None,
+        key_columns: Sequence[str] = (),
     ) -> None:
         """`numbered` says that a row's number means something to a person; the rows of a relation have none.
 
         With an `origin` rows of profiles that are no news from there change nothing (see `store.news`). `connection` is
         the id of the one that events are read from: its own exports leave them out. With `needs_changed_at` a row that
         does not say when it was changed is a rejection.
+
+        With `known` the table `moving` has the rows' keys, which are kept with what each row became; with the names
+        of `key_columns` a row that has a `key_fault` is a rejection. See `store.known`.
         """
+        self.known = known
         self.lake, self.mapping, self.label, self.key, self._numbered = lake, mapping, label, key, numbered
         self.origin, self.connection = origin if mapping.data == "profiles" else None, connection
-        self.mapped = mapped.build(mapping, columns, as_lines=lines, needs_changed_at=needs_changed_at)
+        self.mapped = mapped.build(mapping, columns, as_lines=lines, needs_changed_at=needs_changed_at, key=key_columns)
         self.kinds = self.mapped.identifiers
         self.phone_region = phone_region
         self._phone_column = next((c for kind, c in mapping.identifiers if kind == "phone_number"), None)
@@ -136,6 +152,8 @@ class Landing:
             ) from e
 
     def _replay(self, write: Write, size: int) -> Counts:
+        if self.known:
+            self.known.prepare_replay(write)
         counts, good = self._take(write, size, newcomers_only=False)
         self._reject(write, counts, replayed=True)
         rejections.settle(write)
@@ -152,10 +170,11 @@ class Landing:
         record: bool,
         cursor: dict[str, Any] | None,
     ) -> Progress:
-        con = write.con
         # A file that was landed before is no news about anybody who is still here.
         counts, good = self._take(write, size, newcomers_only=not record)
         counts.read += refused.num_rows if refused else 0
+        if self.known:  # what was rejected of these rows before does not count any more
+            rejections.withdraw(write, label=self.label, keys="moving")
         self._reject(write, counts)
         if refused:
             rejections.keep(write, refused, label=self.label, data=self.mapping.data)
@@ -168,12 +187,7 @@ class Landing:
         reached = Progress(so_far.rows + size, done, total, cursor)
         # A landing that was begun must also be closed, or its file would count as unfinished for ever.
         if record and (write.touched or not done or so_far.rows or cursor is not None):
-            write.touched = True
-            con.execute("DELETE FROM lake.import_state WHERE source = guard(?)", [self.key])
-            con.execute(
-                f"INSERT INTO lake.import_state SELECT guard(?), guard_json(?), {write.seq}",
-                [self.key, reached.as_text()],
-            )
+            keep_progress(write, self.key, reached)
         return reached
 
     def _take(self, write: Write, size: int, *, newcomers_only: bool) -> tuple[Counts, int]:
@@ -186,6 +200,8 @@ class Landing:
         if self.mapping.data == "events":
             counts.landed = events.land(write, self.kinds, self.connection)
             profiles.patch_from_events(write)
+            if self.known:
+                counts.landed += self.known.settle(write, self.kinds)
             good = _number(con, f"SELECT count(*) FROM {identity.placed(self.kinds)}")
         else:
             profiles.patch_from_rows(write, self.mapping, self.mapped.branches, newcomers_only=newcomers_only)
@@ -193,6 +209,8 @@ class Landing:
                 news.keep(write, self.origin)
             good = _number(con, "SELECT count(*) FROM placed") + stale
             counts.landed = _number(con, "SELECT count(*) FROM placed SEMI JOIN changed USING (profile_id)")
+            if self.known:
+                self.known.settle_profiles(write)
         counts.repeated = good - counts.landed
         counts.profiles_created = _number(con, "SELECT count(*) FROM newcomers")
         counts.merged = _number(con, "SELECT count(*) FROM merging")
@@ -203,12 +221,14 @@ class Landing:
         """Keep the rows that broke a rule, those that name a profile nobody has, and the identifiers that are taken."""
         number = "row_number" if replayed else "p.n" if self._numbered else "NULL"
         payload = "payload" if replayed else self.mapped.payload
+        key = "row_key" if replayed else "v.row_key" if self.known else "NULL::UUID"
+        keys = " LEFT JOIN moving v ON v.n = p.n" if self.known and not replayed else ""
         with self._refusals(write.con, counts) as refusals:
             rejections.keep_from(
                 write,
                 f"SELECT {literal(self.label)} AS source, '{self.mapping.data}' AS data, "
-                f'{number} AS row_number, p."column", p.reason, p.message, {payload} AS payload, p.landed '
-                f"FROM ({refusals}) p JOIN incoming USING (n)",
+                f'{number} AS row_number, p."column", p.reason, p.message, {payload} AS payload, p.landed, '
+                f"{key} AS row_key FROM ({refusals}) p JOIN incoming USING (n){keys}",
                 columns=list(self._columns.values()),
                 lines=self._lines,
             )

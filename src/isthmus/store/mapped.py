@@ -56,13 +56,22 @@ class _Rules:
 
 
 def build(
-    mapping: Mapping, columns: Sequence[IncomingColumn], *, as_lines: bool, needs_changed_at: bool = False
+    mapping: Mapping,
+    columns: Sequence[IncomingColumn],
+    *,
+    as_lines: bool,
+    needs_changed_at: bool = False,
+    key: Sequence[str] = (),
 ) -> Mapped:
     """The SQL for this mapping over `incoming(n, c0, c1, …)`, or over `incoming(n, line)` for JSON lines.
 
-    With `needs_changed_at` a row that does not say when it was changed is a rejection.
+    With `needs_changed_at` a row that does not say when it was changed is a rejection; with the names of `key` columns
+    so is one of which `incoming.key_fault` says that these do not tell it from others.
     """
-    return _Builder(mapping, columns, as_lines, needs_changed_at).build()
+    builder = _Builder(mapping, columns, as_lines, needs_changed_at)
+    for fault, (reason, message) in enumerate(intake.KEY_FAULTS if key else (), start=1):
+        builder.rules.add(f"key_fault = {fault}", ", ".join(key), reason, message)
+    return builder.build()
 
 
 class _Builder:

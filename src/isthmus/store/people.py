@@ -88,7 +88,8 @@ def erase(lake: Lake, profile_id: str) -> dict[str, int]:
 
     Tombstones without personal data stay, so that every warehouse removes the same rows at its next run. The bytes are
     gone from disk when upkeep has rewritten the files and the past states of the store have expired. Erasing again
-    changes nothing. Returns what was removed.
+    changes nothing. What is kept of compared rows (MD5s) stays: a row that says nothing new must not bring the person
+    back. Returns what was removed.
     """
 
     def do(write: Write) -> dict[str, int]:

@@ -200,14 +200,16 @@ def _move_events(write: Write) -> None:
     if not con.execute("SELECT 1 FROM moved LIMIT 1").fetchone():
         return
     con.execute(
-        "CREATE OR REPLACE TEMP TABLE doubled AS SELECT event_id, metric_id, event_time, landed_seq, origin FROM ("
-        "SELECT event_id, metric_id, event_time, landed_seq, origin, "
-        "row_number() OVER (PARTITION BY destination, metric_id, unique_id "
-        "ORDER BY landed_seq, ours, event_id) AS place FROM ("
+        "CREATE OR REPLACE TEMP TABLE doubled AS SELECT event_id, metric_id, event_time, landed_seq, origin, "
+        "CASE WHEN origin = origin_there THEN there END AS stays FROM ("
+        "SELECT event_id, metric_id, event_time, landed_seq, origin, row_number() OVER alike AS place, "
+        "first_value(event_id) OVER alike AS there, first_value(origin) OVER alike AS origin_there FROM ("
         "SELECT event_id, destination, metric_id, unique_id, event_time, landed_seq, origin, 1 AS ours "
         "FROM moved UNION ALL "
         "SELECT e.event_id, e.profile_id, e.metric_id, e.unique_id, e.event_time, e.landed_seq, e.origin, 0 "
-        "FROM lake.events e WHERE e.profile_id IN (SELECT destination FROM merging))) WHERE place > 1"
+        "FROM lake.events e WHERE e.profile_id IN (SELECT destination FROM merging)) "
+        "WINDOW alike AS (PARTITION BY destination, metric_id, unique_id ORDER BY landed_seq, ours, event_id)) "
+        "WHERE place > 1"
     )
     con.execute(
         "DELETE FROM lake.events WHERE profile_id IN (SELECT source FROM merging) "
@@ -223,3 +225,9 @@ def _move_events(write: Write) -> None:
         "landed_seq, origin "
         "FROM doubled"
     )
+    # Rows that are compared stood for the events that go: from now on for those that stay.
+    if con.execute("SELECT 1 FROM lake.known_rows SEMI JOIN doubled USING (event_id) LIMIT 1").fetchone():
+        con.execute(
+            f"UPDATE lake.known_rows SET event_id = d.stays, seq = {seq} FROM doubled d "
+            "WHERE known_rows.event_id = d.event_id"
+        )

@@ -24,8 +24,8 @@ from isthmus.store.lake import Lake, Write
 BATCH_ROWS = 50_000
 BATCH_BYTES = 64 * 1024 * 1024
 
-_HOPELESS = (Reason.BROKEN_ROW, Reason.BAD_ENCODING)
-"""No mapping mends these: the payload is no row."""
+_HOPELESS = (Reason.BROKEN_ROW, Reason.BAD_ENCODING, Reason.NO_KEY, Reason.KEY_TWICE)
+"""No mapping mends these: the payload is no row, or none that is told from others."""
 
 
 def keep(write: Write, refused: pa.Table, *, label: str, data: str) -> None:
@@ -33,13 +33,18 @@ def keep(write: Write, refused: pa.Table, *, label: str, data: str) -> None:
     row and reason) is not kept twice. A row's number counts from the top of the file, a header being row 1."""
     write.con.register("refused", refused)
     try:
-        keep_from(write, f"SELECT *, {duck.literal(label)} AS source, '{data}' AS data, false AS landed FROM refused")
+        keep_from(
+            write,
+            f"SELECT *, {duck.literal(label)} AS source, '{data}' AS data, false AS landed, "
+            "NULL::UUID AS row_key FROM refused",
+        )
     finally:
         write.con.unregister("refused")
 
 
 def keep_from(write: Write, select: str, *, columns: Sequence[IncomingColumn] = (), lines: bool = False) -> None:
-    """Keep the rows of a SELECT with the columns source, data, row_number, column, reason, message, payload, landed.
+    """Keep the rows of a SELECT with the columns source, data, row_number, column, reason, message, payload, landed,
+    row_key (see `store.known`).
 
     `columns` are those of `incoming` that the payloads hold, `lines` says that they are JSON lines. Leaves `keeping`.
     """
@@ -48,7 +53,7 @@ def keep_from(write: Write, select: str, *, columns: Sequence[IncomingColumn] = 
         "CREATE OR REPLACE TEMP TABLE keeping AS SELECT DISTINCT ON (rejection_id) * FROM (SELECT "
         'md5(concat_ws(chr(31), source, data, row_number, "column", reason, payload))::UUID AS rejection_id, '
         'guard(source) AS source, data, row_number::BIGINT AS row_number, guard("column") AS column_name, reason, '
-        f"guard(message) AS message, guard(payload) AS payload, landed FROM ({select}))"
+        f"guard(message) AS message, guard(payload) AS payload, landed, row_key FROM ({select}))"
     )
     row = con.execute(
         "SELECT count(*) FROM keeping ANTI JOIN lake.rejections r ON r.rejection_id = keeping.rejection_id"
@@ -57,8 +62,8 @@ def keep_from(write: Write, select: str, *, columns: Sequence[IncomingColumn] = 
         write.touched = True
         columns_id = _keep_columns(write, columns, lines)
         con.execute(
-            f"INSERT INTO lake.rejections SELECT k.*, now(), {write.seq}, ?::UUID FROM keeping k "
-            "ANTI JOIN lake.rejections r ON r.rejection_id = k.rejection_id",
+            f"INSERT INTO lake.rejections SELECT k.* EXCLUDE (row_key), now(), {write.seq}, ?::UUID, k.row_key "
+            "FROM keeping k ANTI JOIN lake.rejections r ON r.rejection_id = k.rejection_id",
             [columns_id],
         )
 
@@ -178,13 +183,22 @@ def prepare(con: duckdb.DuckDBPyConnection, batch: Kept) -> None:
             values = ", encode(payload) AS line"
         con.execute(
             "CREATE OR REPLACE TEMP TABLE incoming AS SELECT "
-            "row_number() OVER (ORDER BY seq, row_number, rejection_id) AS n, rejection_id, row_number, "
-            f"payload{values} FROM (SELECT rejection_id, row_number, seq, "
+            "row_number() OVER (ORDER BY seq, row_number, rejection_id) AS n, rejection_id, row_number, row_key, "
+            f"payload{values} FROM (SELECT rejection_id, row_number, row_key, seq, "
             "unguard(payload) AS payload FROM lake.rejections "
             "WHERE rejection_id IN (SELECT id::UUID FROM wanted))"
         )
     finally:
         con.unregister("wanted")
+
+
+def withdraw(write: Write, *, label: str, keys: str) -> None:
+    """Take away what is kept of rows of which the table `keys` has the row_key: they say something else by now, or are
+    gone."""
+    where = f"source = guard({duck.literal(label)}) AND row_key IN (SELECT row_key FROM {keys})"
+    if write.con.execute(f"SELECT 1 FROM lake.rejections WHERE {where} LIMIT 1").fetchone():
+        write.touched = True
+        write.con.execute(f"DELETE FROM lake.rejections WHERE {where}")
 
 
 def settle(write: Write) -> None:
