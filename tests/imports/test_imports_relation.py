@@ -259,9 +259,8 @@ def test_an_import_that_is_cut_off_goes_on_behind_its_last_batch(shop: Shop, mon
     assert 0 < some < 1000
     late = shop.orders(1, NOON + 10 * SECOND)  # behind what has been read
     rows = shop.reads(monkeypatch)
-    shop.run()
-    assert sum(rows) < 1000, "what had landed is not read again"
-    shop.run()
+    shop.run()  # the rest of the run that broke, and then one for what came meanwhile
+    assert rows[0] <= 1000 - some + 1, "what had landed is not read again"
     assert shop.here() == sorted(ids + late)
 
 

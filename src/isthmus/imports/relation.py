@@ -20,7 +20,7 @@ from isthmus.imports.files import BATCH_ROWS, gathered
 from isthmus.imports.shapes import readable, shape, unreadable
 from isthmus.ledger import syncs
 from isthmus.ledger.database import Ledger
-from isthmus.model.errors import InvalidInput, Mismatch
+from isthmus.model.errors import InvalidInput, Mismatch, WarehouseError
 from isthmus.model.intake import Counts, IncomingColumn
 from isthmus.model.mapping import bind
 from isthmus.model.work import Chunk, Intake, Run, RunKind, Sync
@@ -150,7 +150,11 @@ def look(warehouse: Warehouse, config: Config, intake: Intake, cursor: Cursor) -
     Raises Missing if the relation is not there, InvalidInput for a column that is not, Mismatch if changed-at is no
     time.
     """
-    relation = relation_of(config, intake)
+    with _named(relation_of(config, intake)) as relation:
+        return _look(warehouse, relation, intake, cursor)
+
+
+def _look(warehouse: Warehouse, relation: Relation, intake: Intake, cursor: Cursor) -> Look:
     columns = columns_of(warehouse.schema(relation), intake)
     bind(intake.mapping, [c.name for c in columns], where=str(intake.what))
     changed_at, key = _order(intake)
@@ -167,6 +171,16 @@ def look(warehouse: Warehouse, config: Config, intake: Intake, cursor: Cursor) -
         assert end.checksum is not None
         then = Seen(ahead, end.rows, end.checksum, without)
     return Look(relation, columns, start, found.rows, goal, then, cursor.under_way or cursor.seen != now)
+
+
+@contextmanager
+def _named(relation: Relation) -> Iterator[Relation]:
+    """Have what a warehouse says name the relation: its own words may leave that out."""
+    try:
+        yield relation
+    except WarehouseError as e:
+        e.name(str(relation))
+        raise
 
 
 _FIRST = datetime(1, 1, 1, tzinfo=UTC)
@@ -246,15 +260,14 @@ class _Reading:
     def _read(self, warehouse: Warehouse, key: str, start: datetime) -> Iterator[pa.Table]:
         """Rows without a time first, so that the last batch is the newest."""
         at = self._so_far.rows + 1
-        relation = self._look.relation
+        windows = [Window(self._changed_at, key, start, None)]
         if self._look.then.without and self._cursor.position is None:
-            nowhere = Window(self._changed_at, key, None, None, nulls=True)
-            for table in gathered(warehouse.read(relation, window=nowhere)):
-                yield self._numbered(table, at)
-                at += table.num_rows
-        for table in gathered(warehouse.read(relation, window=Window(self._changed_at, key, start, None))):
-            yield self._numbered(table, at)
-            at += table.num_rows
+            windows.insert(0, Window(self._changed_at, key, None, None, nulls=True))
+        with _named(self._look.relation) as relation:
+            for window in windows:
+                for table in gathered(warehouse.read(relation, window=window)):
+                    yield self._numbered(table, at)
+                    at += table.num_rows
 
     def _numbered(self, table: pa.Table, at: int) -> pa.Table:
         renamed = readable(table.rename_columns([c.ref for c in self._look.columns]))

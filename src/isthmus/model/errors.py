@@ -41,6 +41,12 @@ class IsthmusError(Exception):
         self.code = code or type(self).__name__
         self.vendor = vendor
 
+    def name(self, what: str) -> None:
+        """Have the summary say what it is about, unless it does already."""
+        if what not in self.summary:
+            self.summary = f"{what}: {self.summary}"
+            self.args = (self.summary,)
+
     def as_dict(self) -> dict[str, object]:
         """The error as JSON-ready values, for `--json`, the ledger and (later) the API."""
         return {

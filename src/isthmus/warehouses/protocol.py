@@ -38,6 +38,8 @@ class Relation:
     kind: str = "table"
 
     def __str__(self) -> str:
+        if self.kind == "query":
+            return "the query"
         return f"{self.schema}.{self.name}" if self.schema else self.name
 
 
