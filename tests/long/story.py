@@ -1,7 +1,7 @@
 """The story of one home: files land, people merge and are erased, exports run. And what must be true after it.
 
 What must be true is worked out from the files alone, by SQL that shares nothing with the store: each event is of one
-known person, and is there once if it came in a file after that person was last erased.
+known person, and is there once if it came in a file after that person was last erased. It happens after that too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 KINDS = ("external_id", "email", "phone_number", "anonymous_id")
 METRICS = ("Placed Order", "Opened {DATA_PATH}", "Clicked ‘é’")
 EXPORT = "everything"
-_BEGINNING = datetime(2024, 1, 1, tzinfo=UTC)
+_BEGINNING = datetime(2124, 1, 1, tzinfo=UTC)  # yet to come when people are erased: what happened before stays away
 
 
 @dataclass(frozen=True)

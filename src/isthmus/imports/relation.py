@@ -21,7 +21,7 @@ from isthmus.imports.shapes import readable, shape, unreadable
 from isthmus.ledger import syncs
 from isthmus.ledger.database import Ledger
 from isthmus.model.errors import InvalidInput, Mismatch, WarehouseError
-from isthmus.model.intake import Counts, IncomingColumn
+from isthmus.model.intake import Counts, IncomingColumn, Reason
 from isthmus.model.mapping import bind
 from isthmus.model.work import Chunk, Intake, Run, RunKind, Sync
 from isthmus.runs.attempt import Done, Keep, Still
@@ -89,7 +89,8 @@ class Arrival:
         sync, _ = self._sync(run)
         reached = self._progress(sync)
         counts = reached.counts if reached else Counts()
-        if counts.read and counts.rejected == counts.read:
+        erased = counts.reasons[Reason.ERASED]
+        if counts.rejected > erased and counts.rejected == counts.read:
             raise InvalidInput(
                 f"all {counts.read:,} rows were rejected: {', '.join(counts.reasons)}",
                 hint=f"isthmus rejections list --sync {sync.name}; mend the mapping or the rows, then replay them",

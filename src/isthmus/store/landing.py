@@ -17,7 +17,7 @@ from isthmus.duck import literal
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts, IncomingColumn, Reason, find_fault
 from isthmus.model.mapping import Mapping
-from isthmus.store import cells, events, identity, mapped, news, profiles, rejections
+from isthmus.store import cells, erased, events, identity, mapped, news, profiles, rejections
 from isthmus.store.lake import Lake, Write
 
 
@@ -25,22 +25,30 @@ from isthmus.store.lake import Lake, Write
 class Progress:
     """How far a source has got: rows taken so far, what became of them, and whether that was all of them.
 
-    `cursor` is what the import of a relation needs beside (`imports.cursor`), as JSON-ready values.
+    `cursor` is what the import of a relation needs beside (`imports.cursor`), as JSON-ready values. `begun` is the
+    store's commit that took its first rows.
     """
 
     rows: int
     done: bool
     counts: Counts
     cursor: dict[str, Any] | None = None
+    begun: int | None = None
 
     def as_text(self) -> str:
-        values = {"rows": self.rows, "done": self.done, "counts": self.counts.as_dict()}
+        values = {"rows": self.rows, "done": self.done, "counts": self.counts.as_dict(), "begun": self.begun}
         return json.dumps(values if self.cursor is None else values | {"cursor": self.cursor})
 
     @classmethod
     def from_text(cls, text: str) -> Progress:
         values = json.loads(text)
-        return cls(values["rows"], values["done"], Counts.from_dict(values["counts"]), values.get("cursor"))
+        return cls(
+            values["rows"],
+            values["done"],
+            Counts.from_dict(values["counts"]),
+            values.get("cursor"),
+            values.get("begun", 0),
+        )
 
 
 def progress(lake: Lake, source: str) -> Progress | None:
@@ -98,8 +106,9 @@ class Landing:
 
         `refused` are rows that did not come as far as a batch, as `rejections.keep` wants them. With `record` the
         progress is kept in the same transaction, so that a landing that was cut off goes on behind its last whole
-        batch. Landing a batch again changes nothing. `cursor` is kept with it, and always. Raises StoreError; then
-        nothing of this batch is in the store.
+        batch. Landing a batch again changes nothing. `cursor` is kept with it, and always. Without one, rows of people
+        who were erased since `so_far.begun` are not taken. Raises StoreError; then nothing of this batch is in the
+        store.
         """
         con = self.lake.con
         con.register("incoming", batch)
@@ -135,7 +144,7 @@ class Landing:
             ) from e
 
     def _replay(self, write: Write, size: int) -> Counts:
-        counts, good = self._take(write, size, newcomers_only=False)
+        counts, good = self._take(write, size, newcomers_only=False, payload="i.payload", before="i.kept_seq")
         self._reject(write, counts, replayed=True)
         rejections.settle(write)
         counts.rejected = counts.read - good
@@ -153,18 +162,26 @@ class Landing:
     ) -> Progress:
         con = write.con
         # A file that was landed before is no news about anybody who is still here.
-        counts, good = self._take(write, size, newcomers_only=not record)
+        before = str(so_far.begun) if so_far.begun is not None and cursor is None else None
+        counts, good = self._take(write, size, newcomers_only=not record, payload=self.mapped.payload, before=before)
         counts.read += refused.num_rows if refused else 0
         self._reject(write, counts)
         if refused:
-            rejections.keep(write, refused, label=self.label, data=self.mapping.data)
+            refused = erased.strike(write, refused)
+            rejections.keep(
+                write,
+                refused.filter(pc.not_equal(refused["reason"], Reason.ERASED.value)),
+                label=self.label,
+                data=self.mapping.data,
+            )
             for each in pc.value_counts(refused["reason"]).to_pylist():
                 counts.reasons[each["values"]] += each["counts"]
         counts.rejected = counts.read - good
         total = Counts()
         total.add(so_far.counts)
         total.add(counts)
-        reached = Progress(so_far.rows + size, done, total, cursor)
+        begun = write.seq if so_far.begun is None else so_far.begun
+        reached = Progress(so_far.rows + size, done, total, cursor, begun)
         # A landing that was begun must also be closed, or its file would count as unfinished for ever.
         if record and (write.touched or not done or so_far.rows or cursor is not None):
             write.touched = True
@@ -175,10 +192,14 @@ class Landing:
             )
         return reached
 
-    def _take(self, write: Write, size: int, *, newcomers_only: bool) -> tuple[Counts, int]:
+    def _take(
+        self, write: Write, size: int, *, newcomers_only: bool, payload: str, before: str | None
+    ) -> tuple[Counts, int]:
         """Land the good rows of `mapped`: what came of them, and how many they were."""
         con = write.con
         counts = Counts(read=size)
+        if gone := erased.sift(write, self.mapping, payload=payload, landed_before=before):
+            counts.reasons[Reason.ERASED.value] += gone
         stale = news.sift(write, self.origin, self.mapping) if self.origin else 0
         identity.resolve(write, self.kinds)
         profiles.merge(write)

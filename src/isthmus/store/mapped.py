@@ -127,6 +127,7 @@ class _Builder:
         return [
             *("n", *kinds, "event_time", "metric", "integration", "metric_id", unique),
             *("value", "value_currency", "properties", "bad"),
+            *(["changed_at"] if self.mapping.changed_at and self.needs_changed_at else []),
         ]
 
     def _free_form(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from isthmus.model.errors import InvalidInput
 from isthmus.model.mapping import IDENTIFIER_KINDS
+from isthmus.store import erased
 from isthmus.store.lake import Lake, Write
 from isthmus.store.landing import read_phone
 
@@ -86,9 +87,10 @@ def show(lake: Lake, profile_id: str, *, events: int = 10) -> Person:
 def erase(lake: Lake, profile_id: str) -> dict[str, int]:
     """Remove a person: profile, identifiers, events, what merges remember of them, rejected rows that name them.
 
-    Tombstones without personal data stay, so that every warehouse removes the same rows at its next run. The bytes are
-    gone from disk when upkeep has rewritten the files and the past states of the store have expired. Erasing again
-    changes nothing. Returns what was removed.
+    Digests stay, so that rows from before are not taken when they are read again (`store.erased`). Tombstones without
+    personal data stay, so that every warehouse removes the same rows at its next run. The bytes are gone from disk when
+    upkeep has rewritten the files and the past states of the store have expired. Erasing again changes nothing. Returns
+    what was removed.
     """
 
     def do(write: Write) -> dict[str, int]:
@@ -112,6 +114,7 @@ def erase(lake: Lake, profile_id: str) -> dict[str, int]:
             at,
         )
         con.execute(f"CREATE OR REPLACE TEMP TABLE naming AS {_NAMING}")
+        erased.remember(write, profile_id)
         con.execute("DELETE FROM lake.rejections WHERE rejection_id IN (SELECT rejection_id FROM naming)")
         # Of a row that was merged away, too: news are kept under the profile they were heard of.
         con.execute(
