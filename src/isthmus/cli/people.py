@@ -109,7 +109,7 @@ def show(key: Key, home: Home = None, as_json: Json = False) -> None:
         print_rows(("identifier", "value"), person.identifiers, empty="No identifiers.")
         out.print()
         print_rows(
-            ("metric", "integration", "events", "value", "first", "last"),
+            ("metric", "integration", "events", "value", "first", "last", "backfill"),
             [tuple(m.values()) for m in person.metrics],
             empty="No events.",
         )

@@ -237,6 +237,7 @@ class _Reading:
             origin=sync.sync_id,
             connection=sync.connection_id,
             needs_changed_at=True,
+            is_history=cursor.at is None,
         )
         self._next = None if self._over else next(self._tables, None)
 

@@ -102,7 +102,7 @@ class Intake:
     """What an import brings in: the rows of a relation, through a mapping.
 
     `relation` is "schema.name", a name in the import schema, or empty if there is a `query`. Rows count as new until
-    `look_back_s` after the time in their changed-at column. `backfill` marks events as history that sets nothing off.
+    `look_back_s` after the time in their changed-at column.
     """
 
     data: Data
@@ -110,7 +110,6 @@ class Intake:
     mapping: Mapping
     query: str = ""
     look_back_s: int = LOOK_BACK_S
-    backfill: bool = False
 
     @property
     def what(self) -> str:

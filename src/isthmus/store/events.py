@@ -57,6 +57,6 @@ def land(write: Write, kinds: Sequence[str], connection: str | None = None) -> i
     con.execute(
         f"INSERT INTO lake.events SELECT f.event_id, {seq}, {seq}, m.metric_id, f.profile_id, m.event_time, now(), "
         "guard(m.unique_id), m.value, m.value_currency, m.properties, "
-        f"{origin} FROM mapped m JOIN fresh f USING (n)"
+        f"{origin}, m.backfill FROM mapped m JOIN fresh f USING (n)"
     )
     return landed

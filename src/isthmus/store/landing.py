@@ -19,6 +19,7 @@ from isthmus.model.intake import Counts, IncomingColumn, Reason, find_fault
 from isthmus.model.mapping import Mapping
 from isthmus.store import cells, erased, events, identity, mapped, news, profiles, rejections
 from isthmus.store.lake import Lake, Write
+from isthmus.store.rules import Fault
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,20 @@ class Landing:
         origin: str | None = None,
         connection: str | None = None,
         needs_changed_at: bool = False,
+        is_history: bool = True,
     ) -> None:
         """`numbered` says that a row's number means something to a person; the rows of a relation have none.
 
         With an `origin` rows of profiles that are no news from there change nothing (see `store.news`). `connection` is
         the id of the one that events are read from: its own exports leave them out. With `needs_changed_at` a row that
-        does not say when it was changed is a rejection.
+        does not say when it was changed is a rejection. With `is_history` events are marked as backfill, unless the
+        mapping or the row says otherwise.
         """
         self.lake, self.mapping, self.label, self.key, self._numbered = lake, mapping, label, key, numbered
         self.origin, self.connection = origin if mapping.data == "profiles" else None, connection
-        self.mapped = mapped.build(mapping, columns, as_lines=lines, needs_changed_at=needs_changed_at)
+        self.mapped = mapped.build(
+            mapping, columns, as_lines=lines, needs_changed_at=needs_changed_at, is_history=is_history
+        )
         self.kinds = self.mapped.identifiers
         self.phone_region = phone_region
         self._phone_column = next((c for kind, c in mapping.identifiers if kind == "phone_number"), None)
@@ -284,7 +289,7 @@ class Landing:
         if not found:
             return
         for reason in sorted({reason for _, reason, _ in found}):
-            self.mapped.faults.append(mapped.Fault("", reason, reason.value))
+            self.mapped.faults.append(Fault("", reason, reason.value))
         number = {f.reason: i for i, f in enumerate(self.mapped.faults, start=1) if f.message == f.reason.value}
         table = pa.table(
             {

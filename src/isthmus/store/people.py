@@ -72,13 +72,14 @@ def show(lake: Lake, profile_id: str, *, events: int = 10) -> Person:
     metrics = _rows(
         lake,
         "SELECT metric_name, integration_name, count(*) AS events, sum(value) AS value, min(datetime) AS first, "
-        "max(datetime) AS last FROM events WHERE profile_id = ? GROUP BY ALL ORDER BY events DESC, metric_name",
+        "max(datetime) AS last, count(*) FILTER (backfill) AS backfill FROM events WHERE profile_id = ? "
+        "GROUP BY ALL ORDER BY events DESC, metric_name",
         profile_id,
     )
     latest = _rows(
         lake,
-        "SELECT id, datetime, metric_name, value, value_currency, event_properties FROM (SELECT * FROM events "
-        f"WHERE profile_id = ?) ORDER BY datetime DESC, id LIMIT {int(events)}",
+        "SELECT id, datetime, metric_name, value, value_currency, backfill, event_properties FROM "
+        f"(SELECT * FROM events WHERE profile_id = ?) ORDER BY datetime DESC, id LIMIT {int(events)}",
         profile_id,
     )
     return Person(profile[0], [(str(k), str(v)) for k, v in identifiers], merges, metrics, latest)

@@ -10,7 +10,7 @@ from isthmus.model.errors import StoreTooNew
 from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
 
-MIGRATIONS = ("0001_tables.sql", "0002_imports.sql", "0003_erased.sql")
+MIGRATIONS = ("0001_tables.sql", "0002_imports.sql", "0003_erased.sql", "0004_backfill.sql")
 """In order; a store's version is how many of them it has seen. Never edit one that was released."""
 
 VIEWS = ("profiles", "events", "metrics", "identifiers", "merges", "rejections")
