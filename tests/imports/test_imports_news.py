@@ -79,7 +79,8 @@ def test_an_erasure_leaves_nothing_there_and_the_person_may_come_again(desk: Des
     assert desk.lake.query(count, [profile_id]) == [(1,)]
     people.erase(desk.lake, profile_id)
     assert desk.lake.query(count, [profile_id]) == [(0,)]
-    assert land(desk, ("a", "2026-01-01", "y")).profiles_created == 1
+    assert land(desk, ("a", "2026-01-03", "y")).reasons == {"erased": 1}
+    assert land(desk, ("a", "2126-01-01", "y")).profiles_created == 1
 
 
 ROWS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=8)

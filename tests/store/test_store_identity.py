@@ -288,9 +288,12 @@ def test_a_person_erased_and_landed_again_is_somebody_new(crowd: Cast) -> None:
     with pytest.raises(InvalidInput, match="nobody is known"):
         c.who(c.mail("lea"))
     # In another order it is another file.
-    assert outcome(c.events(*reversed(rows))) == (3, 3, 0, 0)
+    assert c.events(*reversed(rows)).reasons == {"erased": 3}
+    later = "2126-01-01T12:00:00Z"
+    assert outcome(c.events(*({**row, "at": later} for row in rows))) == (3, 3, 0, 0)
     assert c.who(c.mail("lea")) != before
-    assert c.events({"pid": before}).reasons == {"unknown profile id": 1}
+    assert c.events({"pid": before}).reasons == {"erased": 1}
+    assert c.events({"pid": before, "at": later}).reasons == {"unknown profile id": 1}
 
 
 def test_emails_and_phones_are_compared_in_one_spelling(crowd: Cast) -> None:

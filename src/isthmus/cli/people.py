@@ -9,7 +9,7 @@ import typer
 
 from isthmus.actions import people
 from isthmus.cli.common import Home, Json, opened, out, print_json, print_rows, progress, say, shown
-from isthmus.model.intake import Counts
+from isthmus.model.intake import Counts, Reason
 from isthmus.model.mapping import Data
 
 load_commands = typer.Typer(no_args_is_help=True)
@@ -81,7 +81,7 @@ def print_counts(counts: Counts) -> None:
             out.print(f"{label:20}{value:>14,}")
     for reason, count in sorted(counts.reasons.items()):
         say(f"    {reason:16}{count:>14,}")
-    if counts.rejected or counts.taken:
+    if counts.rejected > counts.reasons[Reason.ERASED] or counts.taken:
         out.print("See them with `isthmus rejections list`.")
 
 
@@ -109,7 +109,7 @@ def show(key: Key, home: Home = None, as_json: Json = False) -> None:
         print_rows(("identifier", "value"), person.identifiers, empty="No identifiers.")
         out.print()
         print_rows(
-            ("metric", "integration", "events", "value", "first", "last"),
+            ("metric", "integration", "events", "value", "first", "last", "backfill"),
             [tuple(m.values()) for m in person.metrics],
             empty="No events.",
         )
@@ -131,7 +131,8 @@ def erase(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Erase a person here; every warehouse follows with the next run of its sync."""
+    """Erase a person here; every warehouse follows with the next run of its sync. Rows from before, read again, are
+    counted as "erased" and bring nobody back."""
     if not yes and not as_json:
         typer.confirm(f"Erase everything about {key}? This cannot be undone.", abort=True)
     with opened(home, as_json) as app:

@@ -201,6 +201,7 @@ class _Reading:
             phone_region=work.phone_region,
             numbered=False,
             connection=sync.connection_id,
+            is_history=self._state.known is None,
             known=self._known,
             key_columns=intake.key,
         )

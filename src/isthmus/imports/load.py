@@ -39,7 +39,8 @@ def load(
         key = f"file {files.fingerprint(path)} {fingerprint(mapping)}"
         before = progress(lake, key)
         record = before is None or not before.done
-        so_far = before if before and not before.done else Progress(0, False, Counts())
+        begun = before.begun if before else None
+        so_far = before if before and not before.done else Progress(0, False, Counts(), begun=begun)
         landing = Landing(
             lake,
             mapping,

@@ -22,7 +22,7 @@ from isthmus.ledger import syncs
 from isthmus.ledger.database import Ledger, Tx
 from isthmus.model.errors import InvalidInput, Mismatch, WarehouseError
 from isthmus.model.import_rules import check_together
-from isthmus.model.intake import Counts, IncomingColumn
+from isthmus.model.intake import Counts, IncomingColumn, Reason
 from isthmus.model.mapping import Mapping, bind
 from isthmus.model.table import SEQ
 from isthmus.model.work import Chunk, Intake, Run, RunKind, Sync, SyncState
@@ -129,7 +129,7 @@ def numbered(table: pa.Table, columns: Sequence[IncomingColumn], at: int) -> pa.
 
 def require_some(counts: Counts, sync: Sync) -> None:
     """Raises InvalidInput if every row was rejected: that is no success."""
-    if counts.read and counts.rejected == counts.read:
+    if counts.rejected > counts.reasons[Reason.ERASED] and counts.rejected == counts.read:
         raise InvalidInput(
             f"all {counts.read:,} rows were rejected: {', '.join(counts.reasons) or 'as before'}",
             hint=f"isthmus rejections list --sync {sync.name}; mend the mapping or the rows, then replay them",
@@ -297,6 +297,7 @@ class _Reading:
             origin=sync.sync_id,
             connection=sync.connection_id,
             needs_changed_at=True,
+            is_history=cursor.at is None,
         )
         self._next = None if self._over else next(self._tables, None)
 

@@ -24,6 +24,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "unique_id": ("uniqueid", "eventid"),
     "value": ("value",),
     "value_currency": ("valuecurrency", "currencycode", "currency"),
+    "backfill": ("backfill", "isbackfill"),
     "email_marketing": ("emailmarketingconsent",),
     "email_marketing_at": ("emailmarketingconsenttimestamp", "emailmarketingtimestamp"),
     "sms_marketing": ("smsmarketingconsent",),
@@ -156,6 +157,7 @@ def _events(
             f"{where} has no column that looks like a metric", hint="name one Metric, or give --metric or a mapping"
         )
     currency, integration = found.find("value_currency"), found.find("integration")
+    backfill = found.find("backfill")
     return Mapping(
         data="events",
         identifiers=identifiers,
@@ -165,5 +167,6 @@ def _events(
         unique_id=found.find("unique_id"),
         value=found.find("value"),
         value_currency=Given(column=currency) if currency else None,
+        backfill=Given(column=backfill) if backfill else None,
         changed_at=changed_at,
     )

@@ -64,6 +64,7 @@ class Reason(StrEnum):
     TOO_DEEP = "too deeply nested"
     NUL = "NUL character"
     BAD_VALUE = "bad value"
+    ERASED = "erased"  # from before its person was erased: counted, but nothing of it is kept
     IDENTIFIER_TAKEN = "identifier taken"  # the row landed; one lower identifier belongs to somebody else
 
 

@@ -45,7 +45,8 @@ class Mapping:
 
     `identifiers`, `fields` and `consent` are pairs (kind or field, column). `properties` are pairs (property, column);
     None means every column that is not used otherwise, under its own name, less those in `ignore`. `clear` are fields
-    and properties of which a row without a value takes away what is there, instead of leaving it.
+    and properties of which a row without a value takes away what is there, instead of leaving it. `backfill` says
+    whether events are history, which sets nothing off; None: that depends on how they come.
     """
 
     data: Data
@@ -56,6 +57,7 @@ class Mapping:
     unique_id: str | None = None
     value: str | None = None
     value_currency: Given | None = None
+    backfill: Given | None = None
     changed_at: str | None = None
     fields: tuple[tuple[str, str], ...] = ()
     properties: tuple[tuple[str, str], ...] | None = None
@@ -69,7 +71,7 @@ class Mapping:
         for name in ("event_time", "unique_id", "value", "changed_at"):
             if column := getattr(self, name):
                 pairs.append((name, column))
-        for name in ("metric", "integration", "value_currency"):
+        for name in ("metric", "integration", "value_currency", "backfill"):
             given: Given | None = getattr(self, name)
             if given and given.column:
                 pairs.append((name, given.column))
@@ -128,6 +130,7 @@ def parse(document: Any, data: Data) -> Mapping:
         unique_id=_column(document, "unique_id"),
         value=_column(document, "value"),
         value_currency=_given(document, "value_currency"),
+        backfill=_flag(document, "backfill"),
         changed_at=_column(document, "changed_at"),
         fields=_pairs(document, "fields", FIELD_NAMES),
         properties=_pairs(document, "properties", None) if document.get("properties") is not None else None,
@@ -171,14 +174,17 @@ def check(mapping: Mapping) -> None:
         )
     if mapping.data == "events":
         _check_events(mapping)
-    elif mapping.event_time or mapping.metric or mapping.unique_id or mapping.value or mapping.value_currency:
+    elif any(getattr(mapping, name) for name in _OF_EVENTS):
         raise InvalidInput(
-            "event_time, metric, unique_id, value and value_currency belong to a mapping of events",
+            f"{', '.join(_OF_EVENTS[:-1])} and {_OF_EVENTS[-1]} belong to a mapping of events",
             hint="use `fields` and `properties` for profiles",
         )
     _check_constants(mapping)
     _check_columns(mapping)
     _check_properties(mapping)
+
+
+_OF_EVENTS = ("event_time", "metric", "unique_id", "value", "value_currency", "backfill")
 
 
 def _check_constants(mapping: Mapping) -> None:
@@ -332,6 +338,15 @@ def _given(document: Dict[str, Any], name: str) -> Given | None:
         case {"constant": constant, **rest} if not rest and constant is not None:
             return Given(constant=str(constant))
     raise InvalidInput(f"{name} takes {{constant: TEXT}} or {{column: COLUMN}}")
+
+
+def _flag(document: Dict[str, Any], name: str) -> Given | None:
+    given = _given(document, name)
+    if given is None or given.constant is None:
+        return given
+    if given.constant.lower() not in ("true", "false"):
+        raise InvalidInput(f"{name} takes {{constant: true}}, {{constant: false}} or {{column: COLUMN}}")
+    return Given(constant=given.constant.lower())
 
 
 def _pairs(document: Dict[str, Any], name: str, known: Sequence[str] | None) -> tuple[tuple[str, str], ...]:

@@ -108,7 +108,7 @@ class Intake:
     """What an import brings in: the rows of a relation, through a mapping.
 
     `relation` is "schema.name", a name in the import schema, or empty if there is a `query`. Rows count as new until
-    `look_back_s` after the time in their changed-at column. `backfill` marks events as history that sets nothing off.
+    `look_back_s` after the time in their changed-at column.
 
     With a `key`, the columns that tell rows apart, there is no changed-at column: every run reads the whole relation
     and compares it with what it was. `deletes` says what becomes of rows that are gone: "ignore", or "remove" what they
@@ -120,7 +120,6 @@ class Intake:
     mapping: Mapping
     query: str = ""
     look_back_s: int = LOOK_BACK_S
-    backfill: bool = False
     key: tuple[str, ...] = ()
     deletes: Deletes = "ignore"
     deletes_limit: int = DELETES_LIMIT

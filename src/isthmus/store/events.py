@@ -66,8 +66,8 @@ def land(write: Write, kinds: Sequence[str], connection: str | None = None) -> i
     first = f"coalesce(b.landed_seq, {seq})" if back else f"{seq}"
     con.execute(
         f"INSERT INTO lake.events SELECT f.event_id, {seq}, {first}, m.metric_id, f.profile_id, m.event_time, now(), "
-        f"guard(m.unique_id), m.value, m.value_currency, m.properties, {origin} FROM mapped m JOIN fresh f USING (n)"
-        + (" LEFT JOIN back b ON b.event_id = f.event_id" if back else "")
+        f"guard(m.unique_id), m.value, m.value_currency, m.properties, {origin}, m.backfill "
+        "FROM mapped m JOIN fresh f USING (n)" + (" LEFT JOIN back b ON b.event_id = f.event_id" if back else "")
     )
     return landed
 
@@ -94,7 +94,7 @@ def correct(write: Write) -> int:
     con = write.con
     con.execute(
         "CREATE OR REPLACE TEMP TABLE corrected AS SELECT e.event_id, e.landed_seq, e.metric_id, e.profile_id, "
-        "m.event_time, e.ingested, e.unique_id, m.value, m.value_currency, m.properties, e.origin, "
+        "m.event_time, e.ingested, e.unique_id, m.value, m.value_currency, m.properties, e.origin, e.backfill, "
         "e.event_time AS time_before FROM saying s JOIN mapped m USING (n) JOIN lake.events e "
         "ON e.event_id = s.event_id WHERE e.event_time IS DISTINCT FROM m.event_time "
         "OR e.value IS DISTINCT FROM m.value OR e.value_currency IS DISTINCT FROM m.value_currency "
@@ -107,7 +107,7 @@ def correct(write: Write) -> int:
     con.execute("DELETE FROM lake.events WHERE event_id IN (SELECT event_id FROM corrected)")
     con.execute(
         f"INSERT INTO lake.events SELECT event_id, {write.seq}, landed_seq, metric_id, profile_id, event_time, "
-        "ingested, unique_id, value, value_currency, properties, origin FROM corrected"
+        "ingested, unique_id, value, value_currency, properties, origin, backfill FROM corrected"
     )
     _date_again(write, "SELECT profile_id FROM corrected WHERE event_time <> time_before")
     return int(row[0])

@@ -151,7 +151,7 @@ def find(con: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> None:
         f"(SELECT {columns}, min(n) AS first_n, max(n) AS last_n FROM mapped WHERE bad IS NULL GROUP BY {columns})"
     )
     parts = " UNION ALL ".join(
-        f"SELECT t, {RANK[kind]} AS rank, '{kind}' AS kind, {_value(kind)} AS value, last_n "
+        f"SELECT t, {RANK[kind]} AS rank, '{kind}' AS kind, {spelled(kind)} AS value, last_n "
         f"FROM tuples WHERE id_{kind} IS NOT NULL"
         for kind in kinds
     )
@@ -182,7 +182,7 @@ def find(con: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> None:
     )
 
 
-def _value(kind: str) -> str:
+def spelled(kind: str) -> str:
     """An identifier as the store writes it: guarded, and a profile id as every UUID is spelled."""
     guarded = f"guard(id_{kind})"
     return f"coalesce(TRY_CAST(id_{kind} AS UUID)::VARCHAR, {guarded})" if kind == "profile_id" else guarded

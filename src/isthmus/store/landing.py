@@ -18,31 +18,40 @@ from isthmus.duck import literal
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts, IncomingColumn, Reason, find_fault
 from isthmus.model.mapping import Mapping
-from isthmus.store import cells, events, identity, mapped, news, profiles, rejections
+from isthmus.store import cells, erased, events, identity, mapped, news, profiles, rejections
 from isthmus.store.known import Known
 from isthmus.store.lake import Lake, Write
+from isthmus.store.rules import Fault
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far a source has got: rows taken so far, what became of them, and whether that was all of them.
 
-    `cursor` is what the import of a relation needs beside (`imports.cursor`), as JSON-ready values.
+    `cursor` is what the import of a relation needs beside (`imports.cursor`), as JSON-ready values. `begun` is the
+    store's commit that took its first rows.
     """
 
     rows: int
     done: bool
     counts: Counts
     cursor: dict[str, Any] | None = None
+    begun: int | None = None
 
     def as_text(self) -> str:
-        values = {"rows": self.rows, "done": self.done, "counts": self.counts.as_dict()}
+        values = {"rows": self.rows, "done": self.done, "counts": self.counts.as_dict(), "begun": self.begun}
         return json.dumps(values if self.cursor is None else values | {"cursor": self.cursor})
 
     @classmethod
     def from_text(cls, text: str) -> Progress:
         values = json.loads(text)
-        return cls(values["rows"], values["done"], Counts.from_dict(values["counts"]), values.get("cursor"))
+        return cls(
+            values["rows"],
+            values["done"],
+            Counts.from_dict(values["counts"]),
+            values.get("cursor"),
+            values.get("begun", 0),
+        )
 
 
 def progress(lake: Lake, source: str) -> Progress | None:
@@ -81,12 +90,14 @@ class Landing:
         needs_changed_at: bool = False,
         known: Known | None = None,
         key_columns: Sequence[str] = (),
+        is_history: bool = True,
     ) -> None:
         """`numbered` says that a row's number means something to a person; the rows of a relation have none.
 
         With an `origin` rows of profiles that are no news from there change nothing (see `store.news`). `connection` is
         the id of the one that events are read from: its own exports leave them out. With `needs_changed_at` a row that
-        does not say when it was changed is a rejection.
+        does not say when it was changed is a rejection. With `is_history` events are marked as backfill, unless the
+        mapping or the row says otherwise.
 
         With `known` the table `moving` has the rows' keys, which are kept with what each row became; with the names
         of `key_columns` a row that has a `key_fault` is a rejection. See `store.known`.
@@ -94,7 +105,15 @@ class Landing:
         self.known = known
         self.lake, self.mapping, self.label, self.key, self._numbered = lake, mapping, label, key, numbered
         self.origin, self.connection = origin if mapping.data == "profiles" else None, connection
-        self.mapped = mapped.build(mapping, columns, as_lines=lines, needs_changed_at=needs_changed_at, key=key_columns)
+        self.known = known
+        self.mapped = mapped.build(
+            mapping,
+            columns,
+            as_lines=lines,
+            needs_changed_at=needs_changed_at,
+            is_history=is_history,
+            key=key_columns,
+        )
         self.kinds = self.mapped.identifiers
         self.phone_region = phone_region
         self._phone_column = next((c for kind, c in mapping.identifiers if kind == "phone_number"), None)
@@ -115,8 +134,9 @@ class Landing:
 
         `refused` are rows that did not come as far as a batch, as `rejections.keep` wants them. With `record` the
         progress is kept in the same transaction, so that a landing that was cut off goes on behind its last whole
-        batch. Landing a batch again changes nothing. `cursor` is kept with it, and always. Raises StoreError; then
-        nothing of this batch is in the store.
+        batch. Landing a batch again changes nothing. `cursor` is kept with it, and always. Without one, rows of people
+        who were erased since `so_far.begun` are not taken. Raises StoreError; then nothing of this batch is in the
+        store.
         """
         con = self.lake.con
         con.register("incoming", batch)
@@ -154,7 +174,7 @@ class Landing:
     def _replay(self, write: Write, size: int) -> Counts:
         if self.known:
             self.known.prepare_replay(write)
-        counts, good = self._take(write, size, newcomers_only=False)
+        counts, good = self._take(write, size, newcomers_only=False, payload="i.payload", before="i.kept_seq")
         self._reject(write, counts, replayed=True)
         rejections.settle(write)
         counts.rejected = counts.read - good
@@ -171,29 +191,41 @@ class Landing:
         cursor: dict[str, Any] | None,
     ) -> Progress:
         # A file that was landed before is no news about anybody who is still here.
-        counts, good = self._take(write, size, newcomers_only=not record)
+        before = str(so_far.begun) if so_far.begun is not None and cursor is None else None
+        counts, good = self._take(write, size, newcomers_only=not record, payload=self.mapped.payload, before=before)
         counts.read += refused.num_rows if refused else 0
         if self.known:  # what was rejected of these rows before does not count any more
             rejections.withdraw(write, label=self.label, keys="moving")
         self._reject(write, counts)
         if refused:
-            rejections.keep(write, refused, label=self.label, data=self.mapping.data)
+            refused = erased.strike(write, refused)
+            rejections.keep(
+                write,
+                refused.filter(pc.not_equal(refused["reason"], Reason.ERASED.value)),
+                label=self.label,
+                data=self.mapping.data,
+            )
             for each in pc.value_counts(refused["reason"]).to_pylist():
                 counts.reasons[each["values"]] += each["counts"]
         counts.rejected = counts.read - good
         total = Counts()
         total.add(so_far.counts)
         total.add(counts)
-        reached = Progress(so_far.rows + size, done, total, cursor)
+        begun = write.seq if so_far.begun is None else so_far.begun
+        reached = Progress(so_far.rows + size, done, total, cursor, begun)
         # A landing that was begun must also be closed, or its file would count as unfinished for ever.
         if record and (write.touched or not done or so_far.rows or cursor is not None):
             keep_progress(write, self.key, reached)
         return reached
 
-    def _take(self, write: Write, size: int, *, newcomers_only: bool) -> tuple[Counts, int]:
+    def _take(
+        self, write: Write, size: int, *, newcomers_only: bool, payload: str, before: str | None
+    ) -> tuple[Counts, int]:
         """Land the good rows of `mapped`: what came of them, and how many they were."""
         con = write.con
         counts = Counts(read=size)
+        if gone := erased.sift(con, self.mapping, payload=payload, landed_before=before):
+            counts.reasons[Reason.ERASED.value] += gone
         stale = news.sift(con, self.origin, self.mapping) if self.origin else 0
         identity.resolve(write, self.kinds)
         profiles.merge(write)
@@ -291,7 +323,7 @@ class Landing:
         if not found:
             return
         for reason in sorted({reason for _, reason, _ in found}):
-            self.mapped.faults.append(mapped.Fault("", reason, reason.value))
+            self.mapped.faults.append(Fault("", reason, reason.value))
         number = {f.reason: i for i, f in enumerate(self.mapped.faults, start=1) if f.message == f.reason.value}
         table = pa.table(
             {

@@ -17,15 +17,7 @@ from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
 from isthmus.store import cells, lines, properties
 from isthmus.store.properties import Branches, Part, Tree
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A rule that a row can break: which column, which reason, and what to tell."""
-
-    column: str
-    reason: Reason
-    message: str
+from isthmus.store.rules import Fault, Rules
 
 
 @dataclass(frozen=True)
@@ -40,35 +32,22 @@ class Mapped:
     branches: Branches = field(default_factory=dict)  # the objects that the names of properties make
 
 
-class _Rules:
-    """Collects faults in order; the first that holds is the row's."""
-
-    def __init__(self) -> None:
-        self.faults: list[Fault] = []
-        self._cases: list[str] = []
-
-    def add(self, condition: str, column: str, reason: Reason, message: str) -> None:
-        self.faults.append(Fault(column, reason, message))
-        self._cases.append(f"WHEN {condition} THEN {len(self.faults)}")
-
-    def case(self) -> str:
-        return f"CASE {' '.join(self._cases)} END" if self._cases else "NULL::INTEGER"
-
-
 def build(
     mapping: Mapping,
     columns: Sequence[IncomingColumn],
     *,
     as_lines: bool,
     needs_changed_at: bool = False,
+    is_history: bool = False,
     key: Sequence[str] = (),
 ) -> Mapped:
     """The SQL for this mapping over `incoming(n, c0, c1, …)`, or over `incoming(n, line)` for JSON lines.
 
     With `needs_changed_at` a row that does not say when it was changed is a rejection; with the names of `key` columns
-    so is one of which `incoming.key_fault` says that these do not tell it from others.
+    so is one of which `incoming.key_fault` says that these do not tell it from others. `is_history` is what `backfill`
+    is of events for which neither the mapping nor the row says.
     """
-    builder = _Builder(mapping, columns, as_lines, needs_changed_at)
+    builder = _Builder(mapping, columns, as_lines, needs_changed_at, is_history)
     for fault, (reason, message) in enumerate(intake.KEY_FAULTS if key else (), start=1):
         builder.rules.add(f"key_fault = {fault}", ", ".join(key), reason, message)
     return builder.build()
@@ -76,10 +55,16 @@ def build(
 
 class _Builder:
     def __init__(
-        self, mapping: Mapping, columns: Sequence[IncomingColumn], as_lines: bool, needs_changed_at: bool
+        self,
+        mapping: Mapping,
+        columns: Sequence[IncomingColumn],
+        as_lines: bool,
+        needs_changed_at: bool,
+        is_history: bool,
     ) -> None:
         self.mapping, self.lines, self.needs_changed_at = mapping, as_lines, needs_changed_at
-        self.rules = _Rules()
+        self.is_history = is_history
+        self.rules = Rules()
         self.named = {c.name: c for c in columns}
         self.columns = list(columns)
         self.out: list[tuple[str, str]] = []
@@ -135,7 +120,8 @@ class _Builder:
         unique = f"coalesce(unique_id, {content}) AS unique_id"
         return [
             *("n", *kinds, "event_time", "metric", "integration", "metric_id", unique),
-            *("value", "value_currency", "properties", "bad"),
+            *("value", "value_currency", "properties", "bad", "backfill"),
+            *(["changed_at"] if self.mapping.changed_at and self.needs_changed_at else []),
         ]
 
     def _free_form(self) -> bool:
@@ -231,6 +217,18 @@ class _Builder:
             )
         else:
             self.out.append(("value_currency", "NULL::VARCHAR"))
+        self._backfill(self.mapping.backfill)
+
+    def _backfill(self, given: Given | None) -> None:
+        if given is None or given.column is None:
+            is_so = self.is_history if given is None else given.constant == "true"
+            self.out.append(("backfill", str(is_so).lower()))
+            return
+        raw = self._raw(given.column, "backfill")
+        self.out.append(("flag_backfill", f"parse_flag({raw})"))
+        self.out.append(("backfill", f"coalesce(flag_backfill, {str(self.is_history).lower()})"))
+        unclear = f"{raw} IS NOT NULL AND flag_backfill IS NULL"
+        self.rules.add(unclear, given.column, Reason.BAD_VALUE, "not true or false, yes or no, 1 or 0")
 
     def _profile_fields(self) -> None:
         types = dict(PROFILE_FIELDS)

@@ -23,16 +23,9 @@ _EVER = "TIMESTAMPTZ '0001-01-01 00:00:00+00'"
 def sift(con: duckdb.DuckDBPyConnection, origin: str, mapping: Mapping) -> int:
     """Take the good rows that are no news out of `mapped`; how many. Leaves `news` for `keep`, and changes nothing
     else."""
-    key = _digest([f"id_{kind}" for kind, _ in mapping.identifiers])
-    said = [*(name for name, _ in mapping.fields), "properties"]
-    for name, _ in mapping.consent:
-        if name in CHANNELS:
-            said += [f"consent_{name}.known", f"consent_{name}.refused"]
-        else:  # without a time of its own a consent would be another one at every reading
-            said.append(f"consent_{name.removesuffix('_at')}.since")
     con.execute(
-        f"CREATE OR REPLACE TEMP TABLE heard AS SELECT n, {key} AS row_key, "
-        f"coalesce(changed_at, {_EVER}) AS changed_at, {_digest(said)} AS digest FROM mapped WHERE bad IS NULL"
+        f"CREATE OR REPLACE TEMP TABLE heard AS SELECT n, {row_key(mapping)} AS row_key, "
+        f"coalesce(changed_at, {_EVER}) AS changed_at, {digest(mapping)} AS digest FROM mapped WHERE bad IS NULL"
     )
     con.execute(
         "CREATE OR REPLACE TEMP TABLE news AS SELECT n, row_key, changed_at, digest, was_kept FROM ("
@@ -75,6 +68,22 @@ def keep(write: Write, origin: str) -> None:
         f"INSERT INTO lake.profile_news SELECT guard({literal(origin)}), row_key, changed_at, digest, profile_id, "
         f"{write.seq} FROM latest"
     )
+
+
+def row_key(mapping: Mapping) -> str:
+    """What a row of `mapped` is known by."""
+    return _digest([f"id_{kind}" for kind, _ in mapping.identifiers])
+
+
+def digest(mapping: Mapping) -> str:
+    """What a row of `mapped` says, besides whom it is about and when it was changed."""
+    said = [*(name for name, _ in mapping.fields), "properties"]
+    for name, _ in mapping.consent:
+        if name in CHANNELS:
+            said += [f"consent_{name}.known", f"consent_{name}.refused"]
+        else:  # without a time of its own a consent would be another one at every reading
+            said.append(f"consent_{name.removesuffix('_at')}.since")
+    return _digest(said)
 
 
 def _digest(values: Sequence[str]) -> str:

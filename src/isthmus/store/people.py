@@ -8,6 +8,7 @@ from typing import Any
 
 from isthmus.model.errors import InvalidInput
 from isthmus.model.mapping import IDENTIFIER_KINDS
+from isthmus.store import erased
 from isthmus.store.lake import Lake, Write
 from isthmus.store.landing import read_phone
 
@@ -71,13 +72,14 @@ def show(lake: Lake, profile_id: str, *, events: int = 10) -> Person:
     metrics = _rows(
         lake,
         "SELECT metric_name, integration_name, count(*) AS events, sum(value) AS value, min(datetime) AS first, "
-        "max(datetime) AS last FROM events WHERE profile_id = ? GROUP BY ALL ORDER BY events DESC, metric_name",
+        "max(datetime) AS last, count(*) FILTER (backfill) AS backfill FROM events WHERE profile_id = ? "
+        "GROUP BY ALL ORDER BY events DESC, metric_name",
         profile_id,
     )
     latest = _rows(
         lake,
-        "SELECT id, datetime, metric_name, value, value_currency, event_properties FROM (SELECT * FROM events "
-        f"WHERE profile_id = ?) ORDER BY datetime DESC, id LIMIT {int(events)}",
+        "SELECT id, datetime, metric_name, value, value_currency, backfill, event_properties FROM "
+        f"(SELECT * FROM events WHERE profile_id = ?) ORDER BY datetime DESC, id LIMIT {int(events)}",
         profile_id,
     )
     return Person(profile[0], [(str(k), str(v)) for k, v in identifiers], merges, metrics, latest)
@@ -86,10 +88,10 @@ def show(lake: Lake, profile_id: str, *, events: int = 10) -> Person:
 def erase(lake: Lake, profile_id: str) -> dict[str, int]:
     """Remove a person: profile, identifiers, events, what merges remember of them, rejected rows that name them.
 
-    Tombstones without personal data stay, so that every warehouse removes the same rows at its next run. The bytes are
-    gone from disk when upkeep has rewritten the files and the past states of the store have expired. Erasing again
-    changes nothing. What is kept of compared rows (MD5s) stays: a row that says nothing new must not bring the person
-    back. Returns what was removed.
+    Digests stay, so that rows from before are not taken when they are read again (`store.erased`), and what is kept of
+    compared rows (MD5s). Tombstones without personal data stay, so that every warehouse removes the same rows at its
+    next run. The bytes are gone from disk when upkeep has rewritten the files and the past states of the store have
+    expired. Erasing again changes nothing. Returns what was removed.
     """
 
     def do(write: Write) -> dict[str, int]:
@@ -113,6 +115,7 @@ def erase(lake: Lake, profile_id: str) -> dict[str, int]:
             at,
         )
         con.execute(f"CREATE OR REPLACE TEMP TABLE naming AS {_NAMING}")
+        erased.remember(write, profile_id)
         con.execute("DELETE FROM lake.rejections WHERE rejection_id IN (SELECT rejection_id FROM naming)")
         # Of a row that was merged away, too: news are kept under the profile they were heard of.
         con.execute(

@@ -217,7 +217,7 @@ def _move_events(write: Write) -> None:
     )
     con.execute(
         f"INSERT INTO lake.events SELECT event_id, {seq}, landed_seq, metric_id, destination, event_time, ingested, "
-        "unique_id, value, value_currency, properties, origin FROM moved "
+        "unique_id, value, value_currency, properties, origin, backfill FROM moved "
         "WHERE event_id NOT IN (SELECT event_id FROM doubled)"
     )
     con.execute(

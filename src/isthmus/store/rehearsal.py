@@ -10,9 +10,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from isthmus.model.intake import Counts
+from isthmus.model.intake import Counts, Reason
 from isthmus.model.mapping import CHANNELS
-from isthmus.store import consent, events, identity, news, profiles
+from isthmus.store import consent, erased, events, identity, news, profiles
 from isthmus.store.landing import Landing
 
 
@@ -55,6 +55,8 @@ class Rehearsal(Landing):
     def _would_take(self, con: duckdb.DuckDBPyConnection, size: int) -> Counts:
         """As `Landing._take`, up to the point where it writes."""
         counts = Counts(read=size)
+        if gone := erased.sift(con, self.mapping, payload=self.mapped.payload, landed_before=None):
+            counts.reasons[Reason.ERASED.value] += gone
         stale = news.sift(con, self.origin, self.mapping) if self.origin else 0
         identity.find(con, self.kinds)
         if self.mapping.data == "events":

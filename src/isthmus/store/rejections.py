@@ -184,7 +184,7 @@ def prepare(con: duckdb.DuckDBPyConnection, batch: Kept) -> None:
         con.execute(
             "CREATE OR REPLACE TEMP TABLE incoming AS SELECT "
             "row_number() OVER (ORDER BY seq, row_number, rejection_id) AS n, rejection_id, row_number, row_key, "
-            f"payload{values} FROM (SELECT rejection_id, row_number, row_key, seq, "
+            f"seq AS kept_seq, payload{values} FROM (SELECT rejection_id, row_number, row_key, seq, "
             "unguard(payload) AS payload FROM lake.rejections "
             "WHERE rejection_id IN (SELECT id::UUID FROM wanted))"
         )

@@ -10,7 +10,10 @@ from isthmus.model.errors import StoreTooNew
 from isthmus.model.table import Type
 from isthmus.model.tables import PROFILE_FIELDS
 
-MIGRATIONS = ("0001_tables.sql", "0002_imports.sql", "0003_known_rows.sql")
+MIGRATIONS = (
+    *("0001_tables.sql", "0002_imports.sql", "0003_erased.sql", "0004_backfill.sql"),
+    "0005_known_rows.sql",
+)
 """In order; a store's version is how many of them it has seen. Never edit one that was released."""
 
 VIEWS = ("profiles", "events", "metrics", "identifiers", "merges", "rejections")

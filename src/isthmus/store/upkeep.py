@@ -18,7 +18,7 @@ from isthmus.store.lake import Lake, sync_files
 
 TABLES = (
     *("events", "profiles", "identifiers", "metrics", "merges", "tombstones", "rejections", "import_state"),
-    *("profile_news", "rejected_columns", "known_rows"),
+    *("profile_news", "rejected_columns", "erased", "known_rows"),
 )
 TIERS = ((8 << 20, 12), (64 << 20, 12))
 """Join files of up to this many bytes once there are more than so many of them."""

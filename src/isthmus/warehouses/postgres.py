@@ -278,12 +278,11 @@ class PostgresWarehouse:
         return f"{identifier(found[0][0])}.{identifier(found[0][1])} AS q"
 
     def _described(self, origin: str) -> pa.Schema:
-        with _translated(self._config), self._open().cursor() as cursor:
+        user = self._config.username
+        with postgres_sql.granting(origin, user), _translated(self._config), self._open().cursor() as cursor:
             cursor.execute(f"SELECT * FROM {origin} LIMIT 0")
-            reader = cursor.fetch_record_batch()
-            schema = reader.schema
-            reader.close()
-            return schema
+            with cursor.fetch_record_batch() as reader:
+                return reader.schema
 
     # Set-up
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 
@@ -180,6 +181,19 @@ def type_name(field: pa.Field) -> str:
 
 def _raw_type(field: pa.Field) -> str:
     return bytes((field.metadata or {}).get(b"POSTGRESQL:type", b"")).decode()
+
+
+@contextmanager
+def granting(origin: str, username: str) -> Iterator[None]:
+    """Have a refusal to read `origin`, if it is a table or view, say which statements give the right."""
+    try:
+        yield
+    except Denied as e:
+        name, _, alias = origin.rpartition(" AS ")
+        if alias == "q" and not name.startswith("("):
+            schema, user = name[: name.index('"."') + 1], identifier(username)
+            e.hint = f"a right is missing: GRANT USAGE ON SCHEMA {schema} TO {user}; GRANT SELECT ON {name} TO {user};"
+        raise
 
 
 def denied() -> Denied:

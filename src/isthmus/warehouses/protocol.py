@@ -47,7 +47,7 @@ class Relation:
 class Window:
     """A stretch of a relation by one of its columns, both ends included, in the order (changed_at, key).
 
-    With `nulls` it is the rows whose changed-at is NULL instead, which no stretch holds.
+    With `nulls` it is the rows that no stretch holds instead: whose changed-at is NULL, or before the year 1.
     """
 
     changed_at: str

@@ -96,11 +96,14 @@ def in_window(window: Window | None, theirs: str) -> str:
     """
     if window is None:
         return "true"
-    if window.nulls:
-        return f"{identifier(window.changed_at)} IS NULL"
     # The literal has the column's own kind of time, so that the warehouse can use its index or zone maps.
     kind = "TIMESTAMPTZ" if "with time zone" in theirs.lower() else "TIMESTAMP"
     nanoseconds = theirs.upper() == "TIMESTAMP_NS"
+    if window.nulls:
+        name, zone = identifier(window.changed_at), "+00" if kind == "TIMESTAMPTZ" else ""
+        if nanoseconds:  # nothing before the year 1 can be said in them, but minus infinity: that is in the others
+            return f"{name} IS NULL"
+        return f"({name} IS NULL OR {name} < {kind} '0001-01-01 00:00:00{zone}')"
     bounds = []
     for operator, moment in ((">=", window.start), ("<=", window.end)):
         if moment is not None:

@@ -18,7 +18,7 @@ CREATE OR REPLACE VIEW metrics AS
 CREATE OR REPLACE VIEW events AS
     SELECT e.event_id AS id, e.metric_id, e.profile_id, e.event_time AS datetime, e.properties AS event_properties,
            m.name AS metric_name, m.integration_name, e.value, e.value_currency, unguard(e.unique_id) AS unique_id,
-           e.ingested, e.landed_seq, e.seq
+           e.ingested, coalesce(e.backfill, false) AS backfill, e.landed_seq, e.seq
     FROM lake.events e LEFT JOIN metrics m ON m.id = e.metric_id;
 CREATE OR REPLACE VIEW identifiers AS
     SELECT kind, unguard(value) AS value, profile_id, seq FROM lake.identifiers;
@@ -46,6 +46,9 @@ CREATE OR REPLACE MACRO parse_time(s) AS CASE
 CREATE OR REPLACE MACRO parse_number(s) AS
     CASE WHEN regexp_full_match(trim(s), '[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?')
     THEN finite(TRY_CAST(trim(s) AS DOUBLE)) END;
+CREATE OR REPLACE MACRO parse_flag(s) AS CASE
+    WHEN lower(trim(s)) IN ('true', 't', 'yes', 'y', 'on', '1') THEN true
+    WHEN lower(trim(s)) IN ('false', 'f', 'no', 'n', 'off', '0') THEN false END;
 CREATE OR REPLACE MACRO clean_email(s) AS
     CASE WHEN length(s) <= 254 AND regexp_full_match(trim(s), '[^\s@(),:;<>\[\]/"]+@[^\s@(),:;<>\[\]/"]+\.[^\s@(),:;<>\[\]/".]+')
     THEN lower(trim(s)) END;
