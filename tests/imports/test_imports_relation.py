@@ -14,9 +14,11 @@ import yaml
 
 from isthmus.actions import people, syncing
 from isthmus.actions.applying import apply
+from isthmus.actions.here import work_of
 from isthmus.app import App
 from isthmus.imports import relation
-from isthmus.model.errors import InvalidInput, Mismatch, Missing
+from isthmus.ledger import runs
+from isthmus.model.errors import InvalidInput, Mismatch, Missing, StoreBusy
 from isthmus.model.work import Run, RunKind, RunState
 from isthmus.settings import Settings
 from isthmus.store.landing import Landing
@@ -392,3 +394,82 @@ def test_a_view_of_what_an_export_wrote_is_a_loop_too(shop: Shop) -> None:
     with pytest.raises(InvalidInput, match=r"all_of_it has the column _isthmus_seq.*an export of Isthmus wrote"):
         shop.run()
     assert shop.here() == []
+
+
+def test_a_row_without_a_time_is_read_once_however_much_else_comes(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.orders(2, NOON)
+    shop.orders(3, None)
+    shop.apply()
+    shop.run()
+    rows = shop.reads(monkeypatch)
+    shop.orders(1, NOON + timedelta(hours=2))
+    run = shop.run()
+    assert run is not None
+    assert (run.counts["landed"], run.counts["rejected"]) == (1, 0)
+    assert sum(rows) == 3, "the news, and what lies in the look-back before it"
+    shop.orders(1, None)
+    run = shop.run()
+    assert run is not None
+    assert run.counts["reasons"] == {"no changed-at time": 4}
+
+
+def test_with_dates_instead_of_times_all_of_the_day_is_within_the_look_back(shop: Shop) -> None:
+    shop.sql(
+        f"CREATE TABLE {shop.at('daily')} AS SELECT order_id, customer_id, bought_at, loaded_at::DATE AS loaded_at, "
+        f"amount FROM {shop.at('orders')}"
+    )
+
+    def more(name: str, day: str) -> None:
+        shop.sql(f"INSERT INTO {shop.at('daily')} VALUES ('{name}', 'c', '{day} 08:00', '{day}', 1)")
+
+    more("yesterday", "2026-11-19")
+    more("today", "2026-11-20")
+    shop.apply(relation="daily")
+    shop.run()
+    more("late", "2026-11-19")
+    shop.run()
+    assert shop.here() == ["late", "today", "yesterday"]
+    assert shop.run() is None
+
+
+def test_until_rows_have_come_every_run_is_of_the_first_kind_only_once(shop: Shop) -> None:
+    shop.apply()
+    assert shop.run() is None
+    assert shop.run() is None
+    kinds = [run.kind for run in syncing.list_runs(shop.app, sync="pos", limit=None)]
+    assert kinds == [RunKind.PERIODIC, RunKind.HISTORICAL]
+
+
+def test_a_landing_that_comes_late_does_not_put_back_how_far_the_import_is(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker freezes before a landing, others end the pass, and it thaws."""
+    ids = shop.orders(4, NOON, apart=SECOND)
+    shop.apply()
+    real = Landing.land
+
+    def late(self: Landing, *args: Any, **options: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(Landing, "land", real)
+            others()
+        return real(self, *args, **options)
+
+    def others() -> None:
+        sync = shop.app.sync("pos")
+        with shop.app.ledger.reading() as tx:
+            run = runs.get(tx, runs.newest(tx, sync_id=sync.sync_id, limit=1)[0].run_id)
+        lake = shop.app.lake.beside()
+        try:
+            with work_of(shop.app, sync, lake).open(run) as do:
+                do(run.chunks[0], lambda: None)
+        finally:
+            lake.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Landing, "land", late)
+        with pytest.raises(StoreBusy, match="went on in another process"):
+            shop.run()
+    cursor = shop.cursor()
+    shop.run()
+    assert shop.cursor() == cursor
+    assert shop.here() == sorted(ids)

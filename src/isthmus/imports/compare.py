@@ -202,6 +202,7 @@ class _Reading:
             numbered=False,
             connection=sync.connection_id,
             is_history=self._state.known is None,
+            follows=self._before,
             known=self._known,
             key_columns=intake.key,
         )

@@ -20,7 +20,8 @@ class Seen:
     start: datetime | None
     rows: int
     checksum: int
-    without: int  # rows whose changed-at is NULL
+    without: int  # rows whose changed-at is NULL, or no time we can hold
+    without_checksum: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class Cursor:
     def under_way(self) -> bool:
         return self.then is not None
 
-    def start(self, look_back_s: int) -> datetime | None:
-        """Where a pass begins; None: at the beginning."""
-        return _before(self.at, look_back_s)
+    def start(self, look_back_s: int, *, by_day: bool = False) -> datetime | None:
+        """Where a pass begins; None: at the beginning. `by_day`: changed-at is a date, all of a day is of one time."""
+        start = _before(self.at, look_back_s)
+        return start.replace(hour=0, minute=0, second=0, microsecond=0) if start and by_day else start
 
     def begun(self, goal: datetime | None, then: Seen) -> Cursor:
         """A pass is under way."""
@@ -91,7 +93,7 @@ def _plain(value: Any) -> Any:
             return value.isoformat()
         case dict():
             # A checksum has more digits than other readers of JSON keep.
-            return {k: str(v) if k == "checksum" else _plain(v) for k, v in value.items()}
+            return {k: str(v) if k.endswith("checksum") else _plain(v) for k, v in value.items()}
     return value
 
 
@@ -102,4 +104,5 @@ def _moment(text: str | None) -> datetime | None:
 def _seen(values: dict[str, Any] | None) -> Seen | None:
     if values is None:
         return None
-    return Seen(_moment(values["start"]), values["rows"], int(values["checksum"]), values["without"])
+    nowhere = values["without"], int(values.get("without_checksum", 0))
+    return Seen(_moment(values["start"]), values["rows"], int(values["checksum"]), *nowhere)

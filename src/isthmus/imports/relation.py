@@ -5,9 +5,9 @@ The cursor lies in the store and moves in the transaction that lands the rows; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from isthmus.imports import cursor as cursors
+from isthmus.imports.ahead import ahead
 from isthmus.imports.cursor import Cursor, Seen
 from isthmus.imports.files import BATCH_ROWS, gathered
 from isthmus.imports.shapes import readable, shape, unreadable
@@ -41,6 +42,8 @@ class Arrival:
     config: Config
     now: Callable[[], datetime]
     phone_region: str | None = None
+    _looked: dict[str, tuple[Cursor, Look]] = field(default_factory=dict, repr=False, compare=False)
+    """What planning a run has seen: who carries it out at once need not ask the warehouse again."""
 
     def plan(self, run: Run, keep: Keep) -> Run:
         """Chunks of rows that may be new. None of them if the relation's end looks as the last pass found it; then not
@@ -55,10 +58,13 @@ class Arrival:
             yields_to_older(self.ledger, warehouse, self.config, sync, looked.columns)
         finally:
             warehouse.close()
-        rows = looked.rows + looked.then.without if looked.is_news else 0
-        planned = in_chunks(run, sync, intake, moment, rows, first=cursor.at is None, count=-(-rows // BATCH_ROWS))
+        rows = looked.rows + looked.nowhere if looked.is_news else 0
+        first = sync.watermark == 0
+        planned = in_chunks(run, sync, intake, moment, rows, first=first, count=-(-rows // BATCH_ROWS))
         with self.ledger.transaction() as tx:
-            return keep(tx, planned, sync.generation, 1)
+            kept = keep(tx, planned, sync.generation, 1)
+        self._looked[run.run_id] = cursor, looked
+        return kept
 
     def can_go_on(self, run: Run) -> bool:
         """Always: a run goes on where the cursor is."""
@@ -80,9 +86,12 @@ class Arrival:
         sync, intake = self._sync(run)
         warehouse = self.config.open()
         try:
-            reading = _Reading(self, sync, intake, warehouse)
+            reading = _Reading(self, sync, intake, warehouse, self._looked.pop(run.run_id, None))
             last = len(run.chunks) - 1
-            yield lambda chunk, still: reading.land(None if chunk.number == last else chunk.rows, still)
+            try:
+                yield lambda chunk, still: reading.land(None if chunk.number == last else chunk.rows, still)
+            finally:
+                reading.close()
         finally:
             warehouse.close()
 
@@ -124,7 +133,7 @@ def in_chunks(run: Run, sync: Sync, intake: Intake, moment: datetime, rows: int,
 def numbered(table: pa.Table, columns: Sequence[IncomingColumn], at: int) -> pa.Table:
     """Rows of a relation as a landing takes them: under our names, with types that it can read, counted from `at`."""
     renamed = readable(table.rename_columns([c.ref for c in columns]))
-    return renamed.add_column(0, "n", pa.array(range(at, at + table.num_rows), pa.int64()))
+    return renamed.add_column(0, "n", pa.arange(at, at + table.num_rows))
 
 
 def require_some(counts: Counts, sync: Sync) -> None:
@@ -187,12 +196,14 @@ def yields_to_older(
 
 @dataclass(frozen=True)
 class Look:
-    """What a pass would find: rows from its start on, what the cursor will be, and whether anything is new."""
+    """What a pass would find: rows from its start on, what the cursor will be, and whether anything is new. `nowhere`:
+    how many rows without a time it has to read, none if the last pass found the same ones."""
 
     relation: Relation
     columns: tuple[IncomingColumn, ...]
     start: datetime | None
     rows: int
+    nowhere: int
     goal: datetime | None
     then: Seen
     is_news: bool
@@ -209,22 +220,27 @@ def look(warehouse: Warehouse, config: Config, intake: Intake, cursor: Cursor) -
 
 
 def _look(warehouse: Warehouse, relation: Relation, intake: Intake, cursor: Cursor) -> Look:
-    columns = columns_of(warehouse.schema(relation), intake)
+    schema = warehouse.schema(relation)
+    columns = columns_of(schema, intake)
     bind(intake.mapping, [c.name for c in columns], where=str(intake.what))
     changed_at, key = _order(intake)
-    without = warehouse.count(relation, window=Window(changed_at, key, None, None, nulls=True)).rows
-    start = cursor.start(intake.look_back_s)
+    by_day = pa.types.is_date(schema.field(changed_at).type)
+    nowhere = warehouse.count(relation, window=Window(changed_at, key, None, None, nulls=True))
+    start = cursor.start(intake.look_back_s, by_day=by_day)
     found = warehouse.count(relation, window=Window(changed_at, key, start or _FIRST, None))
     assert found.checksum is not None and found.now is not None
-    now = Seen(start, found.rows, found.checksum, without)
+    without = (nowhere.rows, nowhere.checksum or 0)
+    now = Seen(start, found.rows, found.checksum, *without)
     goal = cursors.goal(cursor.at, found.last, found.now)
-    ahead = Cursor(at=goal).start(intake.look_back_s)
+    start_then = Cursor(at=goal).start(intake.look_back_s, by_day=by_day)
     then = now
-    if ahead != start:
-        end = warehouse.count(relation, window=Window(changed_at, key, ahead or _FIRST, None))
+    if start_then != start:
+        end = warehouse.count(relation, window=Window(changed_at, key, start_then or _FIRST, None))
         assert end.checksum is not None
-        then = Seen(ahead, end.rows, end.checksum, without)
-    return Look(relation, columns, start, found.rows, goal, then, cursor.under_way or cursor.seen != now)
+        then = Seen(start_then, end.rows, end.checksum, *without)
+    told = cursor.seen is not None and (cursor.seen.without, cursor.seen.without_checksum) == without
+    is_news = cursor.under_way or cursor.seen != now
+    return Look(relation, columns, start, found.rows, 0 if told else nowhere.rows, goal, then, is_news)
 
 
 @contextmanager
@@ -271,11 +287,20 @@ def columns_of(schema: pa.Schema, intake: Intake) -> tuple[IncomingColumn, ...]:
 class _Reading:
     """One attempt at a pass: the rows in order, landed as they come."""
 
-    def __init__(self, arrival: Arrival, sync: Sync, intake: Intake, warehouse: Warehouse) -> None:
-        self._lake = arrival.lake
+    def __init__(
+        self,
+        arrival: Arrival,
+        sync: Sync,
+        intake: Intake,
+        warehouse: Warehouse,
+        looked: tuple[Cursor, Look] | None,
+    ) -> None:
         before = progress(arrival.lake, key_of(sync))
         cursor = Cursor.from_dict(before.cursor if before else None)
-        self._look = look(warehouse, arrival.config, intake, cursor)
+        if looked is not None and looked[0] == cursor:
+            self._look = looked[1]
+        else:
+            self._look = look(warehouse, arrival.config, intake, cursor)
         goes_on = before is not None and cursor.under_way
         self._cursor = cursor if goes_on else cursor.begun(self._look.goal, self._look.then)
         moved = goes_on and cursor.position is not None
@@ -284,7 +309,7 @@ class _Reading:
         self._changed_at, key = _order(intake)
         self._ref = next(c.ref for c in self._look.columns if c.name == self._changed_at)
         start = self._cursor.position or self._look.start or _FIRST
-        self._tables = self._read(warehouse, key, start)
+        self._tables = ahead(self._read(warehouse, key, start))
         self._landing = Landing(
             arrival.lake,
             intake.mapping,
@@ -298,6 +323,7 @@ class _Reading:
             connection=sync.connection_id,
             needs_changed_at=True,
             is_history=cursor.at is None,
+            follows=before,
         )
         self._next = None if self._over else next(self._tables, None)
 
@@ -319,11 +345,15 @@ class _Reading:
             size += table.nbytes
         return Done(landed, size)
 
-    def _read(self, warehouse: Warehouse, key: str, start: datetime) -> Iterator[pa.Table]:
+    def close(self) -> None:
+        """Read no more. The warehouse may be closed then."""
+        self._tables.close()
+
+    def _read(self, warehouse: Warehouse, key: str, start: datetime) -> Generator[pa.Table]:
         """Rows without a time first, so that the last batch is the newest."""
         at = self._so_far.rows + 1
         windows = [Window(self._changed_at, key, start, None)]
-        if self._look.then.without and self._cursor.position is None:
+        if self._look.nowhere and self._cursor.position is None:
             windows.insert(0, Window(self._changed_at, key, None, None, nulls=True))
         with naming(self._look.relation) as relation:
             for window in windows:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from isthmus import duck
 from isthmus.duck import literal
-from isthmus.model.errors import InvalidInput
+from isthmus.model.errors import InvalidInput, StoreBusy
 from isthmus.model.intake import Counts, IncomingColumn, Reason, find_fault
 from isthmus.model.mapping import Mapping
 from isthmus.store import cells, erased, events, identity, mapped, news, profiles, rejections
@@ -62,6 +62,11 @@ def progress(lake: Lake, source: str) -> Progress | None:
     return Progress.from_text(rows[0][0]) if rows else None
 
 
+def _kept(write: Write, source: str) -> Progress | None:
+    row = write.con.execute("SELECT cursor FROM lake.import_state WHERE source = guard(?)", [source]).fetchone()
+    return Progress.from_text(row[0]) if row else None
+
+
 def keep_progress(write: Write, source: str, reached: Progress) -> None:
     """Keep how far this source has got, with whatever else the transaction writes."""
     write.touched = True
@@ -91,6 +96,7 @@ class Landing:
         known: Known | None = None,
         key_columns: Sequence[str] = (),
         is_history: bool = True,
+        follows: Progress | None = None,
     ) -> None:
         """`numbered` says that a row's number means something to a person; the rows of a relation have none.
 
@@ -101,8 +107,11 @@ class Landing:
 
         With `known` the table `moving` has the rows' keys, which are kept with what each row became; with the names
         of `key_columns` a row that has a `key_fault` is a rejection. See `store.known`.
+
+        Landings with a cursor go on from what `follows` says is in the store: where that is not so any more, somebody
+        else has gone on, and nothing lands.
         """
-        self.known = known
+        self._follows = follows
         self.lake, self.mapping, self.label, self.key, self._numbered = lake, mapping, label, key, numbered
         self.origin, self.connection = origin if mapping.data == "profiles" else None, connection
         self.known = known
@@ -142,11 +151,13 @@ class Landing:
         con.register("incoming", batch)
         try:
             self._map(con)
-            return self.lake.write(
+            reached = self.lake.write(
                 lambda write: self._land(write, batch.num_rows, so_far, refused, done, record, cursor)
             )
         finally:
             con.unregister("incoming")
+        self._follows = reached
+        return reached
 
     def replay(self, batch: rejections.Kept) -> Counts:
         """Land the payloads of rejections, and take away those of them that are none any more, in one transaction.
@@ -190,6 +201,10 @@ class Landing:
         record: bool,
         cursor: dict[str, Any] | None,
     ) -> Progress:
+        if cursor is not None and _kept(write, self.key) != self._follows:
+            raise StoreBusy(
+                f"{self.label} went on in another process meanwhile", hint="nothing is lost; the next run goes on there"
+            )
         # A file that was landed before is no news about anybody who is still here.
         before = str(so_far.begun) if so_far.begun is not None and cursor is None else None
         counts, good = self._take(write, size, newcomers_only=not record, payload=self.mapped.payload, before=before)
@@ -322,7 +337,8 @@ class Landing:
             found += [(n, *fault) for n, text in batch if (fault := find_fault(text))]
         if not found:
             return
-        for reason in sorted({reason for _, reason, _ in found}):
+        there = {f.reason for f in self.mapped.faults if f.message == f.reason.value}
+        for reason in sorted({reason for _, reason, _ in found} - there):
             self.mapped.faults.append(Fault("", reason, reason.value))
         number = {f.reason: i for i, f in enumerate(self.mapped.faults, start=1) if f.message == f.reason.value}
         table = pa.table(

@@ -246,6 +246,9 @@ class PostgresWarehouse:
             try:
                 with con.cursor() as cursor:
                     cursor.execute(postgres_sql.SESSION)
+                    cursor.execute(
+                        "SET statement_timeout = 0"
+                    )  # we take our time with what is read: it lands meanwhile
                     cursor.execute(statement)
                     reader = cursor.fetch_record_batch()
                     plain = reader.schema.remove_metadata()
