@@ -23,7 +23,7 @@ from isthmus.model.intake import IncomingColumn, Shape
 from isthmus.store.csv_scan import CsvScan
 
 BATCH_ROWS = 500_000
-BATCH_BYTES = 192 * 1024 * 1024
+BATCH_BYTES = 32 * 1024 * 1024
 _BLOCK = 1024 * 1024
 _LONGEST_LINE = 64 * 1024 * 1024
 
