@@ -21,6 +21,7 @@ from isthmus.ledger import connections, database, runs, syncs
 from isthmus.ledger.database import Ledger, open_ledger
 from isthmus.ledger.schema import HEAD, VERSION_TABLE, metadata
 from isthmus.model.errors import InvalidInput, StoreAway, StoreBusy, StoreMissing, StoreTooNew
+from isthmus.testing.standins import PostgresServer
 
 
 def test_the_migrations_make_what_the_tables_say(ledger: Ledger) -> None:
@@ -156,6 +157,14 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
 def test_a_database_that_is_not_there_is_named(postgres_url: str) -> None:
     with pytest.raises(StoreMissing, match="does not answer or refuses"):
         open_ledger(postgres_url + "_not")
+
+
+def test_a_database_that_has_no_connection_to_spare_will_have_one_later(postgres_server: PostgresServer) -> None:
+    name = postgres_server.fresh_database()
+    postgres_server.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'hunter2' CONNECTION LIMIT 0")
+    with pytest.raises(StoreBusy, match="takes no connection now") as caught:
+        open_ledger(f"postgresql://{name}:hunter2@{postgres_server.host}:{postgres_server.port}/{name}")
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize("url", ["mysql://u:hunter2@h/d", "postgresql", "sqlite://"])

@@ -63,3 +63,13 @@ def test_a_server_that_is_away_is_no_wrong_setting_and_may_be_tried_again(postgr
     nowhere = PostgresLock(Secret(postgres_server.url("nowhere")), 0.1)
     with pytest.raises(StoreMissing, match="does not let us in"), nowhere.held():
         pass
+
+
+def test_a_server_that_has_no_connection_to_spare_will_have_one_later(
+    postgres_server: PostgresServer, database: str
+) -> None:
+    postgres_server.execute(f"CREATE ROLE full_{database} LOGIN PASSWORD 'hunter2' CONNECTION LIMIT 0")
+    at = f"{postgres_server.host}:{postgres_server.port}/{database}"
+    full = PostgresLock(Secret(f"postgresql://full_{database}:hunter2@{at}"), 0.1)
+    with pytest.raises(StoreAway), full.held():
+        pass

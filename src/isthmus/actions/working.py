@@ -130,6 +130,6 @@ def _repeat(over: threading.Event, seconds: float, what: str, do: Callable[[], o
             try:
                 do()
             except IsthmusError as e:
-                _log.warning(f"{what} could not be done; trying again later", problem=e.summary)
+                _log.warning(f"{what} could not be done; trying again later", problem=e.summary, vendor=e.vendor)
             except Exception as e:
                 _log.error(f"{what} failed", problem=type(e).__name__, exc_info=True)

@@ -31,6 +31,9 @@ POSTGRESQL_SCHEMA = "isthmus_ledger"
 
 _ALONE = 1_575_675
 
+_NOT_NOW = ("the database system is", "too many clients", "too many connections", "remaining connection slots")
+"""How PostgreSQL refuses a connection that it will take later: starting, stopping, or full."""
+
 _MIGRATION_LOCK = 4_938_201_175  # any number, the same for ever: PostgreSQL's advisory locks are numbered
 
 
@@ -261,10 +264,8 @@ def _mapped(e: DBAPIError, place: str) -> StoreError:
             )
         case "57P01" | "57P02" | "57P03" | "53300":  # stopping, crashed, starting · too many connections
             return StoreBusy(f"{what} cannot take work now", hint="try again soon", code=code, vendor=vendor)
-    if (
-        sqlstate is None and "the database system is" in vendor
-    ):  # the same when it refuses a new connection: no SQLSTATE
-        return StoreBusy(f"{what} is starting or stopping", hint="try again soon", code=code, vendor=vendor)
+    if sqlstate is None and any(words in vendor for words in _NOT_NOW):  # a new connection refused: no SQLSTATE
+        return StoreBusy(f"{what} takes no connection now", hint="try again soon", code=code, vendor=vendor)
     if e.connection_invalidated:
         return StoreBusy(f"{what} went away; nothing was kept", hint="try again soon", code=code, vendor=vendor)
     if (sqlstate or "")[:2] == "08" or (sqlstate is None and sqlite_code is None and "FATAL" not in vendor):

@@ -189,8 +189,8 @@ class _Session:
         except StoreBusy as e:
             _log.debug(f"could not {what} now", problem=e.summary)
         except Exception as e:
-            summary = e.summary if isinstance(e, IsthmusError) else type(e).__name__
-            _log.warning(f"could not {what}; trying again", problem=summary)
+            summary, vendor = (e.summary, e.vendor) if isinstance(e, IsthmusError) else (type(e).__name__, "")
+            _log.warning(f"could not {what}; trying again", problem=summary, vendor=vendor)
 
     def _leave(self) -> None:
         def leave() -> None:

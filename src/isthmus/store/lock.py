@@ -21,7 +21,7 @@ _KEY = 0x1575_6D75_7301  # "isthmus", write
 _HINT = "another command is writing; try again when it is done, or raise ISTHMUS_LOCK_TIMEOUT_S"
 _AWAY = "see that the server runs and can be reached; check ISTHMUS_DATABASE_URL"
 _REFUSED = "check ISTHMUS_DATABASE_URL: host, port, user, password and database"
-_STARTING = "the database system is"  # starting up, shutting down, in recovery
+_NOT_NOW = ("the database system is", "too many clients", "too many connections", "remaining connection slots")
 
 
 class WriterLock(Protocol):
@@ -145,7 +145,8 @@ class PostgresLock:
 def _trouble(e: Any) -> StoreError:
     """What PostgreSQL says, which has no code for a connection that could not be made."""
     code, vendor = e.sqlstate or "", str(e)
-    if code[:2] in ("08", "57") or code == "53300" or (not code and ("FATAL" not in vendor or _STARTING in vendor)):
+    not_now = "FATAL" not in vendor or any(words in vendor for words in _NOT_NOW)
+    if code[:2] in ("08", "57") or code == "53300" or (not code and not_now):
         return StoreAway("the store's database does not answer", hint=_AWAY, code=code, vendor=vendor)
     return StoreMissing("the store's database does not let us in", hint=_REFUSED, code=code, vendor=vendor)
 
