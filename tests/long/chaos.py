@@ -775,13 +775,17 @@ def figures(history: History, found: Sequence[Load], notes: Notes, took: Takeove
         kinds[changes[-1].row["kind"]] += 1
         states = ["", *(n.row["state"] for n in changes)]
         retries += sum(b == "retrying" != a for a, b in pairwise(states))
-    begun = handed = lost = 0
+    begun = handed = lost = mistaken = 0
+    struck = {blow.process_id: blow.at for blow in reversed(notes.blows)}
+    process_of = history.process_of()
     for changes in history.by("lanes", "run_id", "lane").values():
         for was, now in pairwise(changes):
             a, b = was.row, now.row
             begun += b["state"] == LaneState.GOING and a["state"] == LaneState.QUEUED
             if a["state"] == LaneState.GOING and b["state"] == LaneState.QUEUED:
-                lost += a["attempt"] == b["attempt"]
+                dead = a["attempt"] == b["attempt"]
+                lost += dead
+                mistaken += dead and struck.get(process_of.get(a["worker_id"], 0), 1e12) > now.at
                 handed += a["attempt"] != b["attempt"]
     outcomes = Counter(load.outcome for load in found)
     worst = {k: max(v, default=0.0) for k, v in (("freed", took.released), ("taken up", took.taken_up))}
@@ -789,7 +793,7 @@ def figures(history: History, found: Sequence[Load], notes: Notes, took: Takeove
     return [
         f"{len(notes.blows)} blows: {notes.kills()}; outages: {Counter(o.what for o in notes.outages)}",
         f"runs {dict(kinds)}, ended {dict(ended)}; attempts begun {begun}, retries {retries}, lanes taken from the "
-        f"dead {lost}, handed over or retried {handed}",
+        f"dead {lost} (of them alive and well {mistaken}), handed over or retried {handed}",
         f"loads {dict(outcomes)}; done meanwhile {dict(notes.done)}",
         f"lanes of {len(took.released)} struck workers were free after {middle['freed']:.1f} s (worst "
         f"{worst['freed']:.1f}), and taken up again after {middle['t']:.1f} s (worst {worst['taken up']:.1f})",
