@@ -20,7 +20,7 @@ from isthmus.actions import syncing
 from isthmus.app import App
 from isthmus.exports import plan
 from isthmus.ledger import runs
-from isthmus.model.errors import StoreMissing, WarehouseError
+from isthmus.model.errors import StoreAway, WarehouseError
 from isthmus.model.work import RunState
 from isthmus.testing import standins
 from isthmus.warehouses.postgres import PostgresWarehouse
@@ -173,8 +173,8 @@ def outcome_of(home: child.Home, step: story.Step) -> str:
     try:
         with App(home.settings()) as app:
             child.take(app, home, step)
-    except StoreMissing as e:
-        assert "bucket does not answer" in e.summary and e.hint
+    except StoreAway as e:
+        assert "bucket does not answer" in e.summary and e.hint and e.retryable
         return type(e).__name__
     return "landed before"
 
