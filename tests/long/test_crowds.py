@@ -78,7 +78,7 @@ def test_of_two_exporters_of_one_sync_exactly_one_works(home: Home, tmp_path: Pa
             process.close()
         said.close()
         assert set(words) == {"ran", "SyncBusy"}
-        assert "under way in another process" in words["SyncBusy"]
+        assert "under way" in words["SyncBusy"]  # seen before it began, or when both began at the same moment
         outcomes.update(words.keys())
     with App(home.settings()) as app:
         syncing.run_sync(app, story.EXPORT)
