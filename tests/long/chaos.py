@@ -124,6 +124,12 @@ class Worker:
             assert time.monotonic() < deadline, "a worker is not ready"
             time.sleep(0.02)
 
+    def give_time(self, seconds: float) -> None:
+        """Wait so long for it to be up, which it cannot be while a server is away."""
+        deadline = time.monotonic() + seconds
+        while self.process.is_alive() and not self.is_ready() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
     def kill(self) -> None:
         self._notes.blows.append(Blow("KILL", self.process_id, time.time()))
         self.process.kill()
@@ -170,6 +176,8 @@ class Workers:
         """Do that to one of them; with one worker, wait until it is over."""
         awake = [w for w in self.there if w.frozen is None]
         worker = self._chance.choice(awake)
+        if self._chance.random() < 0.85:  # most of them when they are at work, and a few before they are up
+            worker.give_time(15)
         if how == "STOP":
             worker.freeze()
             worker.thaw_at = time.time() + self._chance.uniform(*freeze_s)
