@@ -215,8 +215,8 @@ class Workers:
                     self._ended(worker, f"a worker that was asked to end ended with {code}")
 
     def _ended(self, worker: Worker, how: str) -> None:
-        if worker.could_not_start() and self._notes.outages:
-            self._notes.done["start met an outage"] += 1
+        if worker.could_not_start() and self._role == "worker":  # PostgreSQL is away, or has no connection to spare
+            self._notes.done["start met StoreAway"] += 1
         else:
             self._notes.wrong.append(how)
 
@@ -502,8 +502,9 @@ def illegal(history: History) -> Iterator[str]:
                 yield f"{run_id}: {was['state']} became {row['state']}"
             if was["state"] in ("completed", "cancelled") and row["state"] == was["state"] and row != was:
                 changed = {k for k in row if row[k] != was.get(k)}
-                # A worker that did not know may still say what is in the warehouse.
-                if not changed <= {"closing", "rows_done", "bytes_done", "tries"}:
+                # A worker that did not know may still say what is in the warehouse, or what an import has landed: that
+                # may be more or less than was planned, and then the total is another too.
+                if not changed <= {"closing", "rows_done", "rows_total", "bytes_done", "tries"}:
                     yield f"{run_id}: {was['state']}, and changed: {changed}"
             for name in ("rows_done", "bytes_done"):
                 if row[name] < was[name]:
