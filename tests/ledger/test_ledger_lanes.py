@@ -30,6 +30,18 @@ ERROR = RunError("no answer from the host", "Unreachable", "timeout", "look at t
 LIMIT = retry.MAX_FAILURES
 
 
+@pytest.fixture
+def tx(tx: Tx) -> Tx:
+    join(tx, "command", *WORKERS)
+    return tx
+
+
+def join(tx: Tx, role: str, *worker_ids: str) -> None:
+    for worker_id in worker_ids:
+        workers.leave(tx, worker_id)
+        workers.join(tx, worker_id, role=role, place="here", at=NOON)
+
+
 def lost(tx: Tx, *gone: str) -> list[Attempt]:
     return lanes.lost(tx, gone, deaths=retry.MAX_DEATHS, failures_limit=LIMIT, at=LATER)
 
@@ -86,6 +98,8 @@ def queued(tx: Tx) -> list[Attempt]:
 
 def go_on(tx: Tx, run_id: str, worker_id: str = CAT) -> None:
     """Carry on with whatever is queued until nothing is."""
+    if not workers.is_there(tx, worker_id):
+        join(tx, "command", worker_id)
     for _ in range(40):
         for attempt in [w.attempt for w in lanes.waiting(tx, [run_id])]:
             if lanes.begin(tx, attempt, worker_id, at=LATER) is None:
@@ -342,6 +356,16 @@ def test_a_lane_without_work_is_let_go_although_its_run_was_stopped_meanwhile(tx
     assert state(tx, attempt) is RunState.PAUSED
 
 
+def test_a_worker_that_was_given_up_and_does_not_know_it_begins_nothing(tx: Tx) -> None:
+    """Else each lane it takes is lost a second later, and ten such deaths in a row fail a run that nothing is wrong
+    with."""
+    attempt = schedule(tx, apply_everything(tx))
+    workers.leave(tx, ANN)
+    assert lanes.begin(tx, attempt, ANN, at=NOON) is None
+    assert queued(tx) == [attempt], "it waits for another one"
+    assert lanes.begin(tx, attempt, BEN, at=NOON)
+
+
 # -- several lanes -----------------------------------------------------------------------------------------------------
 
 
@@ -359,13 +383,8 @@ def test_chunks_are_spread_over_lanes_and_the_last_lane_completes_the_run(tx: Tx
     assert state(tx, first) is RunState.COMPLETED
 
 
-def crew(tx: Tx, *worker_ids: str) -> None:
-    for worker_id in worker_ids:
-        workers.join(tx, worker_id, role="worker", place="here", at=NOON)
-
-
 def test_a_worker_with_its_share_of_a_run_leaves_the_other_lanes_to_one_that_has_less_to_do(tx: Tx) -> None:
-    crew(tx, ANN, BEN)
+    join(tx, "worker", ANN, BEN)
     _, second, third, _ = underway(tx, over=4)
     assert lanes.pass_on(tx, second, ANN, at=NOON) is None, "half of four is two"
     assert lanes.begin(tx, second, ANN, at=NOON)
@@ -377,7 +396,7 @@ def test_a_worker_with_its_share_of_a_run_leaves_the_other_lanes_to_one_that_has
 
 
 def test_a_lane_that_nobody_else_comes_for_is_taken_after_a_moment(tx: Tx) -> None:
-    crew(tx, ANN, BEN)
+    join(tx, "worker", ANN, BEN)
     _, second, third, _ = underway(tx, over=4)
     lanes.begin(tx, second, ANN, at=NOON)
     passed = lanes.pass_on(tx, third, ANN, at=NOON)
@@ -388,8 +407,8 @@ def test_a_lane_that_nobody_else_comes_for_is_taken_after_a_moment(tx: Tx) -> No
 
 
 def test_a_worker_that_is_the_only_one_leaves_nothing_to_others(tx: Tx) -> None:
-    crew(tx, ANN)
-    workers.join(tx, BEN, role="command", place="here", at=NOON)  # a person's command takes up nothing else
+    join(tx, "worker", ANN)
+    join(tx, "command", BEN, CAT)  # a person's command takes up nothing else
     _, second, third, _ = underway(tx, over=4)
     lanes.begin(tx, second, ANN, at=NOON)
     assert lanes.pass_on(tx, third, ANN, at=NOON) is None
@@ -602,6 +621,7 @@ class Lanes(RuleBasedStateMachine):
     def make(self) -> None:
         with self.ledger.transaction() as tx:
             self.sync_id = apply_everything(tx).sync_id
+            join(tx, "command", *WORKERS)
 
     def _active(self, tx: Tx) -> Run | None:
         return runs.active(tx, self.sync_id)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ledger_cast import NOON, apply_everything, planned
 
-from isthmus.ledger import lanes, runs
+from isthmus.ledger import lanes, runs, workers
 from isthmus.ledger.database import Ledger
 from isthmus.model.work import RunState
 
@@ -17,6 +17,7 @@ def test_a_chunk_that_is_done_and_a_lane_that_has_no_more_do_not_wait_for_each_o
         sync = apply_everything(tx)
         run = runs.start(tx, replace(planned(sync, parts=3)), generation=1)
         attempts = [lanes.open_lane(tx, run.run_id, "a", at=NOON), *lanes.widen(tx, run.run_id, 2, at=NOON)]
+        workers.join(tx, "b", role="worker", place="here", at=NOON)
         lanes.begin(tx, attempts[1], "b", at=NOON)
         runs.finish_chunk(tx, run.run_id, 1, rows=1)  # the only one of lane 1
     is_done, found = threading.Event(), []

@@ -14,7 +14,7 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import update
 
-from isthmus.ledger import connections, dues, lanes, runs, syncs
+from isthmus.ledger import connections, dues, lanes, runs, syncs, workers
 from isthmus.ledger.database import Ledger, Tx, open_ledger
 from isthmus.ledger.schema import runs as runs_table
 from isthmus.model.errors import Denied, IsthmusError, RunStopped, StoreFull, Unreachable
@@ -98,6 +98,8 @@ class Shop:
                 schedule="hourly",
                 at=NOON,
             )[0].sync_id
+            for worker_id in (ANN, BEN):
+                workers.join(tx, worker_id, role="command", place="here", at=NOON)
 
     def rows(self, **other: object) -> Rows:
         return Rows(ledger=self.ledger, **other)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from isthmus.ledger import lanes, workers
 from isthmus.model.errors import InvalidInput, IsthmusError, RunStopped, StoreBusy, SyncBusy
 from isthmus.model.table import Batch
 from isthmus.model.work import Run, RunKind, RunState, SyncState
+from isthmus.runs import worker as workshop
 from isthmus.runs.worker import Worker
 from isthmus.settings import Settings
 from isthmus.warehouses import duckdb as connector
@@ -281,6 +282,31 @@ def test_a_worker_that_was_given_up_by_the_others_begins_again_as_a_new_one(plan
     wait_for(lambda: plant.state() is RunState.COMPLETED, patience_s=40)
     assert plant.office.ids() == {f"e{n}" for n in range(COMMITS)}
     plant.office.assert_same()
+
+
+def test_a_beat_goes_on_whatever_goes_wrong_with_one_of_them(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that stops to beat is given up by the others and never learns it."""
+    monkeypatch.setattr(workshop, "BEAT_S", 0)
+    worker = working.worker(plant.app, "serve")
+    asked: list[str] = []
+
+    class Presence:
+        def keep(self) -> None:
+            asked.append("keep")
+            if len(asked) == 1:
+                raise ValueError("nobody foresaw this")
+
+    session = workshop._Session(
+        plant.app.ledger,
+        None,
+        Presence(),
+        worker._role,
+        plant.app.now,
+        threading.Event(),
+        worker,  # type: ignore[arg-type]
+    )
+    session._beat()  # comes back because it is in no list of workers
+    assert session._given_up.is_set() and len(asked) == 2
 
 
 def test_without_a_worker_a_command_does_it_itself_and_the_next_takes_up_what_a_killed_one_left(

@@ -41,7 +41,7 @@ def present(app: App) -> Iterator[Here]:
 
     def beat() -> None:
         while not over.wait(_BEAT_S):
-            with suppress(IsthmusError):
+            with suppress(Exception):
                 own.keep()
                 with app.ledger.transaction() as tx:
                     workers.beat(tx, worker_id, at=app.now())
@@ -122,6 +122,10 @@ class Here:
             active = runs.active(tx, sync.sync_id)
             attempts = dues.start(tx, sync.sync_id, at=now) if active is None else self._taken_up(tx, active, now)
             begun = {a: lanes.begin(tx, a, self.worker_id, at=now) for a in attempts}
+            if begun and not workers.is_there(tx, self.worker_id):
+                raise RunStopped(
+                    "the others took this process for gone: it was frozen or cut off", hint=f"isthmus sync run {name}"
+                )
         run: Run | None = None
         for attempt, its in begun.items():
             if its is not None:

@@ -29,6 +29,15 @@ PATIENCE_S = 30
 POSTGRESQL_SCHEMA = "isthmus_ledger"
 """Where the tables are in a PostgreSQL database, which may hold other things too."""
 
+NOTICED: dict[str, Any] = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+"""How a connection to PostgreSQL finds out within half a minute that nobody is at its other end any more: a firewall
+that forgets it, or a machine that is gone, says nothing."""
+
 _ALONE = 1_575_675
 
 _NOT_NOW = ("the database system is", "too many clients", "too many connections", "remaining connection slots")
@@ -168,6 +177,7 @@ def _postgresql(url: URL) -> tuple[Engine, Engine]:
             pool_pre_ping=True,  # a restarted server costs a reconnect, not an error
             connect_args={
                 "connect_timeout": 10,
+                **NOTICED,
                 "application_name": "isthmus",
                 # A worker that is frozen inside a transaction must not hold up the others.
                 "options": f"-c search_path={POSTGRESQL_SCHEMA} -c lock_timeout={PATIENCE_S}s -c timezone=UTC "

@@ -41,7 +41,17 @@ class Waiting:
 
 
 def begin(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Run | None:
-    """Let a worker be the one at a queued lane, and the run be running. None: there is nothing (more) to do for it."""
+    """Let a worker be the one at a queued lane, and the run be running. None: there is nothing (more) to do for it.
+
+    A worker that the others gave up and that does not know it yet begins nothing: the lane would be taken from it the
+    next second, and count that as a death.
+    """
+    if not workers.is_there(tx, worker_id):
+        return None
+    return _begin(tx, attempt, worker_id, at=at)
+
+
+def _begin(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Run | None:
     run, _ = runs.held(tx, attempt.run_id)
     lane = _one(tx, attempt)
     if lane is None or lane.attempt != attempt.number or lane.state != LaneState.QUEUED:
@@ -303,7 +313,7 @@ def open_lane(tx: Tx, run_id: str, worker_id: str | None, *, at: datetime) -> At
     """The first lane of a new run: queued, or going at once at `worker_id`."""
     attempt = _add(tx, run_id, 0, at)
     if worker_id is not None:
-        begin(tx, attempt, worker_id, at=at)
+        _begin(tx, attempt, worker_id, at=at)
     return attempt
 
 

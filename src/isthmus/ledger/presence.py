@@ -17,6 +17,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
+from isthmus.ledger.database import NOTICED
 from isthmus.model.errors import InvalidInput, StoreAway, StoreBusy
 from isthmus.secrets import Secret
 
@@ -46,7 +47,8 @@ class Presence(Protocol):
         ...
 
     def keep(self) -> None:
-        """See that the lock is still held, and take it again if it was lost with a connection."""
+        """See that the lock is still held, and take it again if it was lost with a connection. Waits for nobody: what
+        cannot be had now is asked for again the next time."""
         ...
 
     def gone(self, worker_ids: Collection[str]) -> set[str]:
@@ -137,18 +139,26 @@ class DatabasePresence:
         except ImportError as e:
             raise InvalidInput("psycopg is not installed", hint="pip install 'isthmus[scaled]'") from e
         self._psycopg, self._url = psycopg, url
-        self._connecting = threading.Lock()  # of two connections the second would wait for the lock of the first
+        self._connecting = threading.Lock()  # of two connections only one would have the lock
         self._con: psycopg.Connection[Any] | None = None
         self._worker_id: str | None = None
+        self._is_held = False  # by the present connection
 
     def hold(self, worker_id: str, *, alone: bool = False) -> None:
         self._worker_id = worker_id
-        self._connected()
+        self.keep()
 
     is_certain = False
 
     def keep(self) -> None:
-        self._query("SELECT 1")
+        # Never waits: the server may keep the lock of a connection that was cut on our side only until it notices.
+        con = self._connected()
+        lock = "true" if self._is_held or self._worker_id is None else f"pg_try_advisory_lock({_key(self._worker_id)})"
+        try:
+            self._is_held = bool(con.execute(f"SELECT {lock}").fetchone()[0])
+        except self._psycopg.Error as e:
+            con.close()
+            raise StoreAway("the ledger's database does not answer", hint=_HINT) from e
 
     def gone(self, worker_ids: Collection[str]) -> set[str]:
         keys = {_key(worker_id): worker_id for worker_id in worker_ids if worker_id != self._worker_id}
@@ -185,15 +195,10 @@ class DatabasePresence:
         with self._connecting:
             if self._con is None or self._con.closed:
                 try:
+                    self._is_held = False  # the server was gone, and every lock with it
                     self._con = self._psycopg.connect(
-                        self._url.reveal(),
-                        autocommit=True,
-                        connect_timeout=10,
-                        keepalives_idle=10,
-                        keepalives_interval=5,
+                        self._url.reveal(), autocommit=True, connect_timeout=10, application_name="isthmus", **NOTICED
                     )
-                    if self._worker_id is not None:  # again, after the server was gone and every lock with it
-                        self._con.execute("SELECT pg_advisory_lock(%s)", [_key(self._worker_id)])
                 except self._psycopg.Error as e:
                     raise StoreAway("the ledger's database does not answer", hint=_HINT) from e
             return self._con

@@ -46,6 +46,11 @@ def leave(tx: Tx, worker_id: str) -> None:
     tx.execute(delete(workers).where(workers.c.worker_id == worker_id))
 
 
+def is_there(tx: Tx, worker_id: str) -> bool:
+    """Whether a worker has joined and nobody has found it gone."""
+    return tx.scalar(select(workers.c.beat).where(workers.c.worker_id == worker_id)) is not None
+
+
 def every(tx: Tx) -> list[Worker]:
     """All workers that nobody has found gone, oldest first."""
     rows = tx.execute(select(workers).order_by(workers.c.started_at, workers.c.worker_id))

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Engine as Database
 from sqlalchemy import create_engine, event
 
-from isthmus.ledger.database import PATIENCE_S, Tx, database_url, errors_of
+from isthmus.ledger.database import NOTICED, PATIENCE_S, Tx, database_url, errors_of
 from isthmus.model.errors import InvalidInput
 from isthmus.model.work import Attempt
 
@@ -218,6 +218,7 @@ def _database(where: Any) -> Database:
         pool_size=10,
         connect_args={
             "connect_timeout": 10,
+            **NOTICED,
             "application_name": "isthmus engine",
             # A worker that is frozen inside a transaction must not hold up the others.
             "options": f"-c lock_timeout={PATIENCE_S}s -c idle_in_transaction_session_timeout=15s -c timezone=UTC",

@@ -155,8 +155,9 @@ class _Session:
                         _log.warning("worker was given up by the others and begins again", worker_id=self._worker_id)
                         self._given_up.set()
                         return
-            except IsthmusError as e:
-                _log.warning("the ledger cannot be told that this worker lives", problem=e.summary)
+            except Exception as e:  # whatever it was: a worker without a beat never learns that it was given up
+                summary = e.summary if isinstance(e, IsthmusError) else type(e).__name__
+                _log.warning("the ledger cannot be told that this worker lives", problem=summary)
 
     def _carry(self, attempt: Attempt) -> None:
         """Called by the engine, on a thread of its own. What is raised here is found by the housekeeping."""
