@@ -124,7 +124,7 @@ def show_sync(app: App, name: str, *, runs_shown: int = 10) -> tuple[Sync, list[
 def pause_sync(app: App, name: str) -> Sync:
     """Stop a sync at the next chunk boundary; nothing delivered is undone. Pausing again changes nothing."""
     with app.ledger.transaction() as tx:
-        sync = syncs.named(tx, name)
+        sync = syncs.by_id(tx, syncs.named(tx, name).sync_id, lock=True)  # its run must not fail between two looks
         active = runs.active(tx, sync.sync_id)
         if active is not None and active.kind is not RunKind.VERIFICATION:
             runs.set_state(tx, active.run_id, RunState.PAUSED, at=app.now())
