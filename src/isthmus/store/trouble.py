@@ -25,6 +25,7 @@ _AWAY = (
         "no connection",
     ),
     *("the database system is", "failed to send", "ssl connection has been closed", "http error", "io error"),
+    'failed to execute query "rollback"',  # after a commit whose connection had gone
 )
 """How the engine says, in lower case, that a server of a scaled store is not there."""
 
