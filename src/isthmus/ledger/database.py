@@ -29,7 +29,7 @@ PATIENCE_S = 30
 POSTGRESQL_SCHEMA = "isthmus_ledger"
 """Where the tables are in a PostgreSQL database, which may hold other things too."""
 
-NOTICED: dict[str, int] = {
+NOTICED: dict[str, Any] = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 4,
