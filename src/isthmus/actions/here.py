@@ -30,6 +30,7 @@ from isthmus.warehouses import kinds
 
 _BEAT_S = 1.0
 _LOOK_S = 0.5
+_AGAIN = "run it again, or start `isthmus serve`, which does so by itself"
 
 
 @contextmanager
@@ -155,6 +156,8 @@ class Here:
         hands = Hands(self.worker_id, self._app.now, report=report, alone=True)
         ended: Ended = carry_out(self._app.ledger, work_of(self._app, sync), attempt, hands, begun=run)
         if ended.error is not None:
+            if ended.run is not None and ended.run.state is RunState.RETRYING:  # and nobody is there to do so
+                ended.error.hint = "; ".join(h for h in (ended.error.hint, _AGAIN) if h)
             raise ended.error
         assert ended.run is not None
         return ended.run
