@@ -312,7 +312,7 @@ def test_a_warehouse_that_does_not_let_us_in_fails_the_run_and_the_check(
             "isthmus.yaml",
             f"connections: [{{name: dwh, kind: postgres, host: 127.0.0.1, port: {port}, database: postgres, "
             f"username: {postgres_server.username}, password: {{env: SECRET}}}}]\n"
-            "exports: [{name: everything, connection: dwh}]",
+            "exports: [{name: everything, connection: dwh, schedule: manual}]",
         ),
         env={"SECRET": "hunter2"},
     )
@@ -321,6 +321,12 @@ def test_a_warehouse_that_does_not_let_us_in_fails_the_run_and_the_check(
         assert "hunter2" not in text
         assert ("password" if wrong == "password" else "host") in text
     assert own.json("connection", "list")[0]["state"] == "unable to connect"
+    for words in (["sync", "list"], ["sync", "show", "everything"]):
+        listed = own.run(*words)
+        assert ("Error (retrying at" in listed) == (wrong == "port")
+        assert ("No worker is at work" in listed) == (wrong == "port"), "and nobody is there to do so"
+    own.run("sync", "run", "everything", code=1)
+    assert ("run it again, or start `isthmus serve`" in " ".join(own.stderr.split())) == (wrong == "port")
     own.json("sync", "run", "everything", code=1)
 
 

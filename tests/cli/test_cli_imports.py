@@ -70,6 +70,24 @@ def test_a_row_that_was_rejected_lands_when_the_mapping_is_mended(home: Path) ->
     assert call(home, "sync", "run", "pos")["changed"] is False
 
 
+def test_a_person_reads_of_an_import_what_an_import_does(home: Path) -> None:
+    def told(*words: str) -> str:
+        result = CliRunner().invoke(app, [*words, "--home", str(home)])
+        assert result.exit_code == 0, result.output
+        return " ".join(result.stdout.split())
+
+    file = home.parent / "isthmus.yaml"
+    file.write_text(FILE.format(identifiers="{external_id: customer_id}"))
+    told("apply", str(file))
+    assert "pos dwh – manual" in told("sync", "list"), "nobody has asked for a run: it is not scheduled"
+    assert "status –" in told("sync", "show", "pos")
+    assert call(home, "sync", "show", "pos")["status"] is None
+    assert "pos: 2 rows read in a" in told("sync", "run", "pos")
+    assert "nothing had changed, and no row was read" in told("sync", "run", "pos")
+    listed = told("sync", "list")
+    assert "Completed" in listed and "No worker" not in listed
+
+
 @pytest.mark.parametrize("words", [["--sync", "pos", "--file", "a.csv"], [], ["--file", "a.csv"]])
 def test_a_replay_is_of_an_import_or_of_a_file_with_its_mapping(home: Path, words: list[str]) -> None:
     result = CliRunner().invoke(app, ["rejections", "replay", *words, "--home", str(home)])

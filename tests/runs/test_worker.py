@@ -11,16 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from runs_cast import wait_for
+from sqlalchemy import update
 
 from exports.exports_cast import Office
 from isthmus.actions import connecting, syncing, working
 from isthmus.app import App
 from isthmus.exports import plan
 from isthmus.ledger import lanes, workers
+from isthmus.ledger.schema import runs as runs_table
 from isthmus.model.errors import InvalidInput, IsthmusError, RunStopped, StoreBusy, SyncBusy
 from isthmus.model.table import Batch
 from isthmus.model.work import Run, RunKind, RunState, SyncState
@@ -250,6 +253,24 @@ def test_pause_resume_cancel_and_stop_take_effect_at_the_next_chunk_and_nothing_
     assert [r.state for r in runs if r.run_id == run_id] == [RunState.COMPLETED]
     with pytest.raises(InvalidInput, match="is disabled"):
         syncing.run_sync(plant.office.app, "everything")
+
+
+def test_a_run_whose_moment_was_fixed_before_somebody_asked_is_followed_by_another_whatever_the_clocks_say(
+    plant: Plant, loads: Loads
+) -> None:
+    plant.office.apply(schedule="manual")
+    loads.shut()
+    plant.serve()
+    older = syncing.run_sync(plant.office.app, "everything", wait=False)
+    wait_for(loads.at_gate.is_set)
+    assert older is not None
+    with plant.office.app.ledger.transaction() as tx:  # the worker's clock is ahead
+        moment = plant.office.app.now() + timedelta(hours=1)
+        tx.execute(update(runs_table).where(runs_table.c.run_id == older.run_id).values(planned_at=moment))
+    plant.office.events({"ext": "person 0", "id": "newer"})
+    threading.Timer(1, loads.gate.set).start()  # once the command waits
+    done = syncing.run_sync(plant.office.app, "everything", wait=True)
+    assert done is not None and done.run_id != older.run_id and "newer" in plant.office.ids()
 
 
 def test_credentials_that_cannot_be_unsealed_fail_the_run_and_say_so(plant: Plant, tmp_path: Path) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from isthmus.model.errors import StoreAway, StoreBusy, StoreMissing
 from isthmus.secrets import Secret
+from isthmus.store import lock as locks
+from isthmus.store.lake import Lake, Write
 from isthmus.store.lock import PostgresLock
-from isthmus.testing.standins import PostgresServer, free_ports
+from isthmus.store.place import Place, S3Access
+from isthmus.testing.standins import PostgresServer, S3Server, free_ports
 
 
 @pytest.fixture
@@ -73,3 +81,59 @@ def test_a_server_that_has_no_connection_to_spare_will_have_one_later(
     full = PostgresLock(Secret(f"postgresql://full_{database}:hunter2@{at}"), 0.1)
     with pytest.raises(StoreAway), full.held():
         pass
+
+
+_LANDS = """
+import sys
+from pathlib import Path
+from isthmus.secrets import Secret
+from isthmus.store.lake import Lake
+from isthmus.store.place import Place, S3Access
+
+root, url, storage, endpoint, region, key, secret = sys.argv[1:]
+place = Place(Path(root), Secret(url), storage, S3Access(endpoint, region, key, Secret(secret)), lock_timeout_s=30)
+
+def do(write):
+    print("inside", write.seq, flush=True)
+    sys.stdin.readline()
+    write.con.execute("INSERT INTO lake.numbers VALUES (1, ?)", [write.seq])
+    write.touched = True
+
+with Lake.open(place) as lake:
+    lake.write(do)
+"""
+
+
+def test_a_process_that_is_frozen_inside_a_landing_stops_no_other_one_and_commits_nothing_wrong_when_it_thaws(
+    postgres_server: PostgresServer, database: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, storage = postgres_server.url(database), f"s3://{s3.bucket}/frozen-{database}"
+    access = S3Access(s3.endpoint, s3.region, s3.access_key_id, Secret(s3.secret_access_key))
+    monkeypatch.setattr(locks, "LOOK_S", 0.5)
+    monkeypatch.setattr(locks, "SILENT_S", 3.0)
+    with Lake.open(Place(tmp_path / "here", Secret(url), storage, access, lock_timeout_s=1)) as lake:
+
+        def do(write: Write) -> None:
+            write.con.execute("INSERT INTO lake.numbers VALUES (2, ?)", [write.seq])
+            write.touched = True
+
+        lake.con.execute("CREATE TABLE lake.numbers (n INTEGER, seq BIGINT)")
+        there = [str(tmp_path / "there"), url, storage, s3.endpoint, s3.region, s3.access_key_id, s3.secret_access_key]
+        frozen = subprocess.Popen(
+            [sys.executable, "-c", _LANDS, *there], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert frozen.stdin is not None and frozen.stdout is not None
+            inside = int(frozen.stdout.readline().split()[1])
+            with pytest.raises(StoreBusy):  # a landing that takes long is left in peace
+                lake.write(do)
+            os.kill(frozen.pid, signal.SIGSTOP)
+            lake._lock._timeout_s = 30  # type: ignore[attr-defined]
+            lake.write(do)
+            assert lake.query("SELECT n, seq FROM lake.numbers") == [(2, inside)]
+            os.kill(frozen.pid, signal.SIGCONT)
+            frozen.communicate("\n\n\n\n", timeout=60)
+            assert lake.query("SELECT n, seq FROM lake.numbers ORDER BY seq") == [(2, inside), (1, inside + 1)]
+        finally:
+            frozen.kill()
+            frozen.wait()

@@ -436,8 +436,10 @@ def test_files_that_nobody_knows_go_after_a_day_and_not_before(alone: Cast) -> N
         file.write_bytes(known.read_bytes())
     yesterday = (datetime.now(UTC) - timedelta(days=4)).timestamp()
     os.utime(old, (yesterday, yesterday))
+    fence = alone.fence()
     upkeep.tidy(alone.lake, retention=timedelta(hours=48))
     assert (old.exists(), new.exists(), known.exists()) == (False, True, True)
+    assert alone.fence() == fence + 1, "whoever wrote it and is frozen cannot commit it any more"
 
 
 def test_the_catalogs_words_are_english_and_its_retries_many(cast: Cast, place: Place) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -17,6 +22,7 @@ from isthmus.secrets import Secret
 from isthmus.testing.builders import batch_of
 from isthmus.testing.conformance import Conformance
 from isthmus.testing.standins import PostgresServer
+from isthmus.warehouses import postgres_sql
 from isthmus.warehouses.postgres import PostgresConfig, PostgresWarehouse
 from isthmus.warehouses.protocol import Relation, Window
 
@@ -207,6 +213,52 @@ def test_a_lock_somebody_holds_is_busy(warehouse: PostgresWarehouse, admin: psyc
             warehouse.load(batch_of(tmp_path, PEOPLE, [{"id": "1", SEQ: 1}]))
         assert caught.value.code == "55P03"
     warehouse.load(batch_of(tmp_path, PEOPLE, [{"id": "1", SEQ: 1}]))
+
+
+_FREEZES = """
+import os, pickle, signal, sys
+from isthmus.warehouses import sql
+
+config, batch = pickle.load(sys.stdin.buffer)
+rows = sql.rows
+
+def freezing(*arguments):
+    for number, some in enumerate(rows(*arguments)):
+        if number == 1:
+            print("in the middle", flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        yield some
+
+sql.rows = freezing
+config.open().load(batch)
+"""
+
+
+def test_a_batch_of_a_process_that_is_frozen_in_the_middle_of_it_is_loaded_by_another_one(
+    config: PostgresConfig, admin: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [{"id": str(n), "name": "x" * 100, SEQ: 1} for n in range(100_000)]
+    batch = batch_of(tmp_path, PEOPLE, people, adds_only=True)
+    monkeypatch.setattr(postgres_sql, "SESSION", postgres_sql.SESSION.replace("'60s'", "'1s'"))  # locks are waited for
+    with closing(config.open()) as warehouse:
+        warehouse.create(PEOPLE)
+        frozen = subprocess.Popen(
+            [sys.executable, "-c", _FREEZES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        try:
+            assert frozen.stdin is not None and frozen.stdout is not None
+            frozen.stdin.write(pickle.dumps((config, batch)))
+            frozen.stdin.close()
+            assert frozen.stdout.readline() == b"in the middle\n"
+            assert not warehouse.load(batch).repeated
+            os.kill(frozen.pid, signal.SIGCONT)
+            assert frozen.wait(60) == 1, "it is told that its session was ended"
+            assert warehouse.load(batch).repeated
+        finally:
+            frozen.kill()
+            frozen.wait()
+            frozen.stdout.close()
+    assert admin.execute("SELECT count(*), count(DISTINCT id) FROM people").fetchone() == (100_000, 100_000)
 
 
 def test_a_session_that_was_ended_is_unreachable(warehouse: PostgresWarehouse, admin: psycopg.Connection) -> None:

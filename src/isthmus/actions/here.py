@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +30,7 @@ from isthmus.warehouses import kinds
 
 _BEAT_S = 1.0
 _LOOK_S = 0.5
+_AGAIN = "run it again, or start `isthmus serve`, which does so by itself"
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def present(app: App) -> Iterator[Here]:
         beating = threading.Thread(target=beat, name="beat", daemon=True)
         beating.start()
         try:
-            yield Here(app, own, worker_id, app.now())
+            yield Here(app, own, worker_id)
         finally:
             over.set()
             beating.join(5)
@@ -65,51 +66,58 @@ def present(app: App) -> Iterator[Here]:
 
 def workers_there(app: App) -> bool:
     """Whether a worker is at work, so that what is scheduled starts by itself."""
-    with app.ledger.reading() as tx:
-        there = [w.worker_id for w in workers.every(tx) if w.takes_runs]
-    if not there:
-        return False
     own = presence(app.home / "workers", app.settings.database_url)
     try:
-        return bool(set(there) - own.gone(there))
+        return _is_any_at_work(app, own)
     finally:
         own.close()
 
 
-class Here:
-    """What this process can do while it is present. `since` is when it came."""
+def _is_any_at_work(app: App, own: Presence) -> bool:
+    with app.ledger.reading() as tx:
+        there = {w.worker_id for w in workers.every(tx) if w.takes_runs}
+    if there - own.gone(there):
+        return True
+    return bool(there - _gone(app, own, there))
 
-    def __init__(self, app: App, own: Presence, worker_id: str, since: datetime) -> None:
-        self._app, self._presence, self.worker_id, self.since = app, own, worker_id, since
+
+def _gone(app: App, own: Presence, worker_ids: Collection[str]) -> set[str]:
+    """Those of them whose lock is free and, where that may mean a lost connection, who give no beat while one waits."""
+    free = own.gone(worker_ids)
+    return free & _silent(app) if free and not own.is_certain else free
+
+
+def _silent(app: App) -> set[str]:
+    """Those who give no beat while one waits for it, and those that nobody knows any more."""
+    with app.ledger.reading() as tx:
+        before = {w.worker_id: w.beat for w in workers.every(tx)}
+    time.sleep(CUT_OFF_S)
+    with app.ledger.reading() as tx:
+        living = {w.worker_id for w in workers.every(tx) if before.get(w.worker_id) != w.beat}
+        return (set(before) | set(lanes.going(tx).values())) - living
+
+
+class Here:
+    """What this process can do while it is present."""
+
+    def __init__(self, app: App, own: Presence, worker_id: str) -> None:
+        self._app, self._presence, self.worker_id = app, own, worker_id
 
     def workers(self) -> bool:
         """Whether somebody takes up runs by himself."""
-        with self._app.ledger.reading() as tx:
-            there = [w.worker_id for w in workers.every(tx) if w.takes_runs]
-        return bool(set(there) - self._presence.gone(there))
+        return _is_any_at_work(self._app, self._presence)
 
     def forget_the_dead(self) -> None:
         """Take from processes that have ended what they were at. Workers do so all the time."""
         with self._app.ledger.reading() as tx:
             there = [w.worker_id for w in workers.every(tx) if w.worker_id != self.worker_id]
             there += [worker_id for worker_id in lanes.going(tx).values() if worker_id != self.worker_id]
-        gone = self._presence.gone(there)
-        if gone and not self._presence.is_certain:
-            gone &= self._silent()
+        gone = _gone(self._app, self._presence, there)
         if gone:
             with self._app.ledger.transaction() as tx:
                 lanes.lost(tx, gone, deaths=retry.MAX_DEATHS, failures_limit=retry.MAX_FAILURES, at=self._app.now())
                 for worker_id in gone:
                     workers.leave(tx, worker_id)
-
-    def _silent(self) -> set[str]:
-        """Those who give no beat while one waits for it, and those that nobody knows any more."""
-        with self._app.ledger.reading() as tx:
-            before = {w.worker_id: w.beat for w in workers.every(tx)}
-        time.sleep(CUT_OFF_S)
-        with self._app.ledger.reading() as tx:
-            living = {w.worker_id for w in workers.every(tx) if before.get(w.worker_id) != w.beat}
-            return (set(before) | set(lanes.going(tx).values())) - living
 
     def run(self, name: str, report: Report) -> Run | None:
         """Carry out the run of a sync that is under way or, if there is none, the next one: the run as it is then.
@@ -148,12 +156,23 @@ class Here:
         hands = Hands(self.worker_id, self._app.now, report=report, alone=True)
         ended: Ended = carry_out(self._app.ledger, work_of(self._app, sync), attempt, hands, begun=run)
         if ended.error is not None:
+            if ended.run is not None and ended.run.state is RunState.RETRYING:  # and nobody is there to do so
+                ended.error.hint = "; ".join(h for h in (ended.error.hint, _AGAIN) if h)
             raise ended.error
         assert ended.run is not None
         return ended.run
 
-    def hand_over(self, name: str, report: Report, *, wait: bool) -> Run | None:
-        """Have the workers bring a sync up to date. See `syncing.run_sync`."""
+    def before(self, name: str) -> set[str]:
+        """The runs of a sync whose moment is fixed by now, or about to be: none of them brings what came meanwhile.
+
+        No clock says so: that of another machine, or of a moment ago, may be another one."""
+        with self._app.ledger.reading() as tx:
+            found = runs.newest(tx, sync_id=syncs.named(tx, name).sync_id, limit=100)
+        return {run.run_id for run in found if run.planned or run.state is RunState.RUNNING}
+
+    def hand_over(self, name: str, before: set[str], report: Report, *, wait: bool) -> Run | None:
+        """Have the workers bring a sync up to date, by a run that is not among those `before`. See
+        `syncing.run_sync`."""
         while True:
             now = self._app.now()
             with self._app.ledger.transaction() as tx:
@@ -170,7 +189,7 @@ class Here:
                     raise SyncBusy(f"{name!r} is being verified ({active.run_id})", hint="wait for the end of it")
                 return active
             done = self._waited(active.run_id, report)
-            if done.state is RunState.COMPLETED and done.planned_at >= self.since:
+            if done.state is RunState.COMPLETED and done.run_id not in before:
                 return done if done.chunks else None
             if done.state is not RunState.COMPLETED:
                 raise _what_stopped(done)

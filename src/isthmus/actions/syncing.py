@@ -27,13 +27,14 @@ def run_sync(app: App, name: str, *, report: Report = lambda run, done: None, wa
     """
     _require_enabled(app.sync(name))
     with present(app) as here:
+        before = here.before(name)
         if here.workers():
-            return here.hand_over(name, report, wait=wait)
+            return here.hand_over(name, before, report, wait=wait)
         done: list[Run] = []
         while (run := here.run(name, report)) is not None:
             if run.chunks:
                 done.append(run)
-            if run.state is RunState.COMPLETED and run.planned_at >= here.since:
+            if run.state is RunState.COMPLETED and run.run_id not in before:
                 break
     if done:
         tidy_if_free(app)

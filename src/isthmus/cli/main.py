@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(connection.commands, name="connection", help="Connections to warehouses.")
-app.add_typer(sync.commands, name="sync", help="Standing exports: run, prove, mend, pause.")
+app.add_typer(sync.commands, name="sync", help="Standing exports and imports: run, prove, mend, pause.")
 app.add_typer(run.commands, name="run", help="Single runs of syncs.")
 app.add_typer(alert.commands, name="alert", help="What a person has to know, and who is told.")
 app.add_typer(people.load_commands, name="load", help="Load local files through the import path.")
@@ -38,12 +38,12 @@ app.command("demo")(demo.demo)
 
 @app.command("apply")
 def apply_file(
-    file: Annotated[Path, typer.Argument(help="A YAML file with connections and exports.")],
+    file: Annotated[Path, typer.Argument(help="A YAML file with connections, exports and imports.")],
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would change.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Make connections and exports be as a file says. Applying it again changes nothing."""
+    """Make connections, exports and imports be as a file says. Applying it again changes nothing."""
     with opened(home, as_json) as isthmus:
         done = apply(isthmus, file, plan_only=plan, environ=environment())
         if as_json:

@@ -17,7 +17,7 @@ from isthmus.cli.preview import Limit, Rows
 from isthmus.exports.prove import Proof
 from isthmus.imports.preview import LIMIT, ROWS
 from isthmus.model import status
-from isthmus.model.work import Intake, Run, Selection, Sync, SyncState
+from isthmus.model.work import GOING, Intake, Run, Selection, Sync, SyncState
 
 commands = typer.Typer(no_args_is_help=True)
 
@@ -83,8 +83,7 @@ def list_(home: Home = None, as_json: Json = False) -> None:
                 ],
                 empty="No syncs yet. Describe one in a file and `isthmus apply` it.",
             )
-            if any(s.next_due or s.schedule != "manual" for s, _ in found) and not workers_there(app):
-                out.print("\nNo worker is at work, so nothing starts by itself: isthmus serve", style="yellow")
+            tell_if_nobody_is_at_work(app, found)
 
 
 @commands.command()
@@ -97,10 +96,20 @@ def show(name: Name, home: Home = None, as_json: Json = False) -> None:
             print_json({**described(sync, newest), "runs": [run_words.described(r) for r in runs]})
             return
         for label, value in described(sync, newest).items():
-            if value not in (None, "", 0):
-                print_value(label, told(sync, newest) if label == "status" else value)
+            if label == "status":
+                print_value(label, told(sync, newest))
+            elif value not in (None, "", 0):
+                print_value(label, value)
         out.print()
         run_words.print_runs(runs)
+        tell_if_nobody_is_at_work(app, [(sync, newest)])
+
+
+def tell_if_nobody_is_at_work(app: App, found: list[tuple[Sync, Run | None]]) -> None:
+    """Say so where a run is to start, or to be tried again, by itself."""
+    waits = [s for s, r in found if s.schedule != "manual" or (r is not None and r.state in GOING)]
+    if any(s.state is SyncState.ENABLED for s in waits) and not workers_there(app):
+        out.print("\nNo worker is at work, so nothing starts or goes on by itself: isthmus serve", style="yellow")
 
 
 def next_run(sync: Sync) -> datetime | None:
@@ -109,9 +118,10 @@ def next_run(sync: Sync) -> datetime | None:
 
 
 def told(sync: Sync, newest: Run | None) -> str:
-    """The status of a sync with what belongs to it."""
+    """The status of a sync with what belongs to it; a dash if nothing is to be said."""
     at = shown(newest.retry_at) if newest and newest.retry_at else ""
-    return status.words(status.of_sync(sync, newest), newest, shown=at)
+    found = status.of_sync(sync, newest)
+    return shown(None) if found is None else status.words(found, newest, shown=at)
 
 
 def print_value(label: str, value: object) -> None:
@@ -151,12 +161,14 @@ def run(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a warehouse up to date now. Goes on with a run that was cut off.
+    """Bring what a sync is for up to date now: a warehouse, or of an import the store. Goes on with a run that was cut
+    off.
 
     Where workers are at work (`isthmus serve`) the run is theirs. Where there is none it is done here.
     """
     with opened(home, as_json) as app:
-        with progress(f"Delivering {name}", quiet=as_json) as step:
+        is_import = app.sync(name).intake is not None
+        with progress(f"{'Importing' if is_import else 'Delivering'} {name}", quiet=as_json) as step:
             done = syncing.run_sync(app, name, report=lambda r, rows: step(rows, max(r.rows_total, rows)), wait=wait)
         handed_over = done is not None and done.active
         if as_json:
@@ -167,9 +179,11 @@ def run(
             out.print(f"{name}: the workers have the run in hand ({done.run_id}, {done.state.value}).")
             out.print(f"To follow it: isthmus run show {done.run_id}. To wait for it: isthmus sync run {name} --wait.")
         elif done is None:
-            out.print(f"{name} is up to date: nothing had changed, and the warehouse was not opened.")
+            said = "no row was read" if is_import else "the warehouse was not opened"
+            out.print(f"{name} is up to date: nothing had changed, and {said}.")
         else:
-            out.print(f"{name}: {done.rows_done:,} rows delivered in a {done.kind.value} run ({done.run_id}).")
+            what = "read" if is_import else "delivered"
+            out.print(f"{name}: {done.rows_done:,} rows {what} in a {done.kind.value} run ({done.run_id}).")
 
 
 @commands.command()

@@ -56,8 +56,9 @@ def of_run(run: Run) -> Status:
     return _OF_RUN[run.state]
 
 
-def of_sync(sync: Sync, newest: Run | None) -> Status:
-    """The status of a sync, from itself and its newest run. One that only a person starts is completed in between."""
+def of_sync(sync: Sync, newest: Run | None) -> Status | None:
+    """The status of a sync, from itself and its newest run. One that only a person starts is completed in between; None
+    if it never was, and nobody has asked for a run."""
     if sync.state is SyncState.DISABLED:
         return Status.DISABLED
     if sync.state is SyncState.PAUSED:
@@ -65,7 +66,7 @@ def of_sync(sync: Sync, newest: Run | None) -> Status:
     if newest is not None and (newest.active or newest.state is RunState.FAILED):
         return of_run(newest)
     if sync.schedule == "manual":
-        return Status.COMPLETED if newest is not None and newest.state is RunState.COMPLETED else Status.SCHEDULED
+        return Status.COMPLETED if newest is not None and newest.state is RunState.COMPLETED else None
     return Status.SCHEDULED
 
 

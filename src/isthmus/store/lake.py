@@ -149,15 +149,15 @@ class Lake:
         `do` may be called several times, on a fresh transaction each, when a commit loses a race: it must not have
         effects outside the store. Raises StoreBusy when the lock or the commit cannot be had in time.
         """
-        with self._lock.held():
-            for attempt in range(_ATTEMPTS):
-                try:
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self._lock.held():  # each time anew: a process that was frozen has lost it
                     return self._write_once(do)
-                except duckdb.Error as e:
-                    error = translated(e, self.place)
-                    if not error.retryable or attempt == _ATTEMPTS - 1:
-                        raise error from e
-                    time.sleep(random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2**attempt))
+            except duckdb.Error as e:
+                error = translated(e, self.place)
+                if not error.retryable or attempt == _ATTEMPTS - 1:
+                    raise error from e
+                time.sleep(random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2**attempt))
         raise AssertionError("unreachable")
 
     def _write_once(self, do: Callable[[Write], T]) -> T:

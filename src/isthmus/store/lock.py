@@ -1,12 +1,16 @@
 """The writer lock: one writer at a time, given back by the operating system or the database when its holder dies.
 
-It only saves wasted work; the fence row carries correctness if the lock is ever lost.
+It only saves wasted work; the fence row carries correctness if the lock is ever lost. So in PostgreSQL whoever waits
+may put out a holder that gives no sign of life: a process that is frozen, or a machine that is gone without a word.
 """
 
 from __future__ import annotations
 
 import fcntl
+import math
 import os
+import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +25,33 @@ _KEY = 0x1575_6D75_7301  # "isthmus", write
 _HINT = "another command is writing; try again when it is done, or raise ISTHMUS_LOCK_TIMEOUT_S"
 _AWAY = "see that the server runs and can be reached; check ISTHMUS_DATABASE_URL"
 _REFUSED = "check ISTHMUS_DATABASE_URL: host, port, user, password and database"
+_BEAT_S = 1.0
+SILENT_S = 10.0
+"""A holder that has not beaten for so long, by the server's clock, may be put out."""
+
+LOOK_S = 15.0
+"""How long one waits before one looks after the holder, and between two looks."""
+
+_NAME = f"isthmus-store-{secrets.token_hex(6)}"
+"""What the sessions of this process call themselves: they are put out together, the one that commits too."""
+
+_PUT_OUT = f"""
+    SELECT count(pg_terminate_backend(theirs.pid)) FROM pg_locks AS l
+    JOIN pg_stat_activity AS holder ON holder.pid = l.pid
+    JOIN pg_stat_activity AS theirs USING (application_name, usename)
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.database = holder.datid
+    AND holder.datname = current_database() AND (l.classid::bigint << 32) | l.objid::bigint = {_KEY}
+    AND usename = session_user AND application_name LIKE 'isthmus-store-%' AND application_name <> '{_NAME}'
+    AND clock_timestamp() - holder.state_change > make_interval(secs => {{}})
+"""
+
 _NOT_NOW = ("the database system is", "too many clients", "too many connections", "remaining connection slots")
+
+
+_WE_NOTICE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
+_SERVER_NOTICES = (
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4 -c tcp_user_timeout=30000"
+)
 
 
 class WriterLock(Protocol):
@@ -79,7 +109,8 @@ class FileLock:
 
 
 class PostgresLock:
-    """An advisory lock on a connection of its own: for scaled stores, between machines."""
+    """An advisory lock on a connection of its own: for scaled stores, between machines. Who holds it beats on that
+    connection, each second."""
 
     def __init__(self, url: Secret, timeout_s: float) -> None:
         try:
@@ -90,11 +121,12 @@ class PostgresLock:
         self._errors = psycopg
         self._conninfo = conninfo(url)
         self._con: psycopg.Connection[Any] | None = None
+        self._over = threading.Event()
 
     @contextmanager
     def held(self) -> Iterator[None]:
         if self._depth == 0:
-            self._query(f"SELECT pg_advisory_lock({_KEY})")
+            self._take()
         self._depth += 1
         try:
             yield
@@ -102,6 +134,29 @@ class PostgresLock:
             self._depth -= 1
             if self._depth == 0:
                 self._give_back()
+
+    def _take(self) -> None:
+        looks = max(1, math.ceil(self._timeout_s / LOOK_S))
+        while True:
+            try:
+                self._query(f"SELECT pg_advisory_lock({_KEY})")
+                break
+            except StoreBusy:
+                looks -= 1
+                put_out = self._query(_PUT_OUT.format(SILENT_S))
+                if not looks and not put_out:
+                    raise
+                looks = max(looks, 1)
+        self._over = threading.Event()
+        threading.Thread(target=self._beat, args=(self._con, self._over), name="writer lock", daemon=True).start()
+
+    def _beat(self, con: Any, over: threading.Event) -> None:
+        """What tells a landing that takes long from a process that is frozen."""
+        while not over.wait(_BEAT_S):
+            try:
+                con.execute("SELECT 1")
+            except self._errors.Error:
+                return  # put out, or cut off: the fence sees to the rest
 
     def catalog_exists(self) -> bool:
         return bool(self._query(f"SELECT to_regclass('{CATALOG_SCHEMA}.ducklake_metadata')"))
@@ -123,12 +178,13 @@ class PostgresLock:
     def _connected(self) -> Any:
         if self._con is None or self._con.closed:
             self._con = self._errors.connect(self._conninfo, autocommit=True, connect_timeout=10)
-            self._con.execute(f"SET lock_timeout = {int(self._timeout_s * 1000)}")
+            self._con.execute(f"SET lock_timeout = {max(1, int(min(self._timeout_s, LOOK_S) * 1000))}")
             self._con.execute(f"CREATE SCHEMA IF NOT EXISTS {CATALOG_SCHEMA}")
         return self._con
 
     def _give_back(self) -> None:
         """What was done under the lock is done: if the connection is lost, the server has given it back by itself."""
+        self._over.set()
         if self._con is None:
             return
         try:
@@ -152,7 +208,8 @@ def _trouble(e: Any) -> StoreError:
 
 
 def conninfo(url: Secret) -> str:
-    """The libpq string of a PostgreSQL URL, with messages in English: DuckLake's retries read them."""
+    """The libpq string of a PostgreSQL URL, with messages in English: DuckLake's retries read them. Both ends find out
+    within half a minute that the other one is gone without a word, and not after the two hours of most systems."""
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -160,7 +217,8 @@ def conninfo(url: Secret) -> str:
         parts = conninfo_to_dict(url.reveal())
     except ProgrammingError as e:
         raise InvalidInput("ISTHMUS_DATABASE_URL is not a PostgreSQL URL", hint="postgresql://user:pw@host/db") from e
-    parts["options"] = f"{parts.get('options') or ''} -c lc_messages=C".strip()
+    parts["options"] = f"{parts.get('options') or ''} -c lc_messages=C {_SERVER_NOTICES}".strip()
+    parts |= _WE_NOTICE | {"application_name": _NAME}
     return make_conninfo("", **{name: str(value) for name, value in parts.items() if value is not None})
 
 

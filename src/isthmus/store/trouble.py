@@ -26,6 +26,7 @@ _AWAY = (
     ),
     *("the database system is", "failed to send", "ssl connection has been closed", "http error", "io error"),
     "current transaction is aborted",  # its connection to the catalog was cut before
+    'failed to execute query "rollback"',  # after a commit whose connection had gone
 )
 """How the engine says, in lower case, that a server of a scaled store is not there."""
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 
-from isthmus.store.lake import Lake, sync_files
+from isthmus.store.lake import Lake, Write, sync_files
 
 TABLES = (
     *("events", "profiles", "identifiers", "metrics", "merges", "tombstones", "rejections", "import_state"),
@@ -23,6 +23,7 @@ TABLES = (
 TIERS = ((8 << 20, 12), (64 << 20, 12))
 """Join files of up to this many bytes once there are more than so many of them."""
 
+_ORPHANS = "CALL ducklake_delete_orphaned_files('lake', older_than => ?"
 REWRITE_EVERY = timedelta(hours=24)
 _FRACTION = 0.25  # a file of which this part is deleted is rewritten, erased people or not
 
@@ -66,7 +67,7 @@ def tidy(
         snapshots = _expire(con, moment - retention, keep())
         # In a SQLite catalog DuckLake compares these times as texts of two spellings: only the day counts.
         by_the_day = timedelta(days=1) if lake.place.database_url is None else timedelta()
-        files = _clean(con, moment - retention - by_the_day)
+        files = _clean(lake, moment - retention - by_the_day)
         report = Report(joined, rewritten, snapshots, files, moment.isoformat())
         if report.did_something:
             _keep_report(con, report)
@@ -137,12 +138,18 @@ def _expire(con: duckdb.DuckDBPyConnection, before: datetime, keep: Collection[i
     return len(rows)
 
 
-def _clean(con: duckdb.DuckDBPyConnection, before: datetime) -> int:
+def _clean(lake: Lake, before: datetime) -> int:
+    con, day_before = lake.con, before - timedelta(hours=24)
     removed = con.execute("CALL ducklake_cleanup_old_files('lake', older_than => ?)", [before]).fetchall()
-    orphans = con.execute(
-        "CALL ducklake_delete_orphaned_files('lake', older_than => ?)", [min(before, before - timedelta(hours=24))]
-    ).fetchall()
-    return len(removed) + len(orphans)
+    if not con.execute(f"{_ORPHANS}, dry_run => true)", [day_before]).fetchall():
+        return len(removed)
+    # They may be files of a landing that is frozen and was put out: it must not commit them once they are gone.
+    lake.write(_move_fence)
+    return len(removed) + len(con.execute(f"{_ORPHANS})", [day_before]).fetchall())
+
+
+def _move_fence(write: Write) -> None:
+    write.touched = True
 
 
 def _state(con: duckdb.DuckDBPyConnection) -> dict[str, str]:

@@ -206,7 +206,7 @@ class DuckDBWarehouse:
                 "RETURNING table_name, rows, after_seq, upto_seq, epoch_us(loaded_at)"
             )
         except Rejected as e:  # the primary key: another connection has just written this receipt
-            hint = "it will be tried again"
+            hint = "try again in a moment"
             raise Busy("the same batch is being loaded by another process", code=e.code, hint=hint) from e
         return sql.receipt(batch.batch_id, row)
 

@@ -24,9 +24,9 @@ def translate(e: Exception, file: Path) -> WarehouseError:
         case duckdb.OutOfMemoryException():
             return Busy("DuckDB ran out of memory", code=code, vendor=text, hint="try again when less else is running")
         case duckdb.TransactionException():
-            return Busy("another load changed the same rows", code=code, vendor=text, hint="it will be tried again")
+            return Busy("another load changed the same rows", code=code, vendor=text, hint="try again in a moment")
         case duckdb.CatalogException() if "write-write conflict" in text:
-            return Busy("another load changed the same table", code=code, vendor=text, hint="it will be tried again")
+            return Busy("another load changed the same table", code=code, vendor=text, hint="try again in a moment")
         case duckdb.CatalogException() | duckdb.BinderException():
             hint = "check the name, or run the set-up script again"
             return Missing("a schema, table or column is not there", code=code, vendor=text, hint=hint)

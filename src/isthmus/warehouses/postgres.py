@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from isthmus.duck import identifier, literal
 from isthmus.model.checks import Check
-from isthmus.model.errors import Missing, Rejected, Unreachable, WarehouseError
-from isthmus.model.table import DELETED, RECEIPTS, SEQ, Batch, Receipt, SeqRange, Table, Tally
+from isthmus.model.errors import Busy, Missing, Rejected, Unreachable, WarehouseError
+from isthmus.model.table import RECEIPTS, SEQ, Batch, Receipt, SeqRange, Table, Tally
 from isthmus.secrets import Secret
 from isthmus.warehouses import postgres_sql, sql
 from isthmus.warehouses.postgres_errors import translate
@@ -110,12 +108,7 @@ class PostgresConfig:
             "password": self.password.reveal(),
             "sslmode": self.sslmode,
             "connect_timeout": CONNECT_TIMEOUT_S,
-            "application_name": "isthmus",
-            "client_encoding": "UTF8",
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 4,
-            "tcp_user_timeout": 120_000,
+            **postgres_sql.PARAMETERS,
         }
         uri = " ".join(f"{name}={postgres_sql.connection_value(value)}" for name, value in parameters.items())
         with _translated(self):
@@ -154,9 +147,19 @@ class PostgresWarehouse:
                 self._execute(f"CREATE UNIQUE INDEX ON {self._in(table.name)} ({sql.names(table.key)})")
 
     def load(self, batch: Batch) -> Receipt:
-        """See the protocol. The receipt is written first: a second load of the same batch waits there for the first."""
+        """See the protocol. The receipt is written first: a second load of the same batch waits there for the first,
+        and puts it out if its process is frozen or gone. Who may be at a batch is known before: nobody but us."""
+        try:
+            return self._load(batch)
+        except Busy as e:
+            if e.code != postgres_sql.LOCKED or not self._execute(postgres_sql.put_out(batch.batch_id)):
+                raise
+            return self._load(batch)
+
+    def _load(self, batch: Batch) -> Receipt:
         try:
             with sql.transaction(self._execute):
+                self._execute(postgres_sql.at_batch(batch.batch_id))
                 row = self._execute(
                     f"INSERT INTO {self._in(RECEIPTS)} VALUES ({sql.receipt_values(batch)}, clock_timestamp()) "
                     f"ON CONFLICT (batch_id) DO NOTHING RETURNING {postgres_sql.RECEIPT}"
@@ -188,7 +191,7 @@ class PostgresWarehouse:
         """Stream the batch's files into a table. Without a stage, rows that are deleted are left out."""
         schema = batch.table.batch_schema if "temporary" in where else batch.table.schema
         broken: list[Exception] = []
-        reader = pa.RecordBatchReader.from_batches(schema, _rows(batch, schema, broken))
+        reader = pa.RecordBatchReader.from_batches(schema, sql.rows(batch, schema, broken))
         with _translated(self._config), self._open().cursor() as cursor:
             try:
                 cursor.adbc_ingest(table, reader, mode="append", **where)
@@ -370,25 +373,6 @@ def _where(relation: Relation, window: Window | None, found: pa.Schema) -> str:
         return "true"
     theirs = {f.name: postgres_sql.type_name(f) for f in found}
     return sql.in_window(window, sql.window_type(window, theirs, relation))
-
-
-def _rows(batch: Batch, schema: pa.Schema, broken: list[Exception]) -> Iterator[pa.RecordBatch]:
-    """The rows of the batch's files in the columns of `schema`, a bounded number of them at a time.
-
-    An error is kept in `broken` as well, because it does not come through the driver as it was.
-    """
-    filtered = batch.table.key and DELETED not in schema.names
-    wanted = [*schema.names, *([DELETED] if filtered else [])]
-    try:
-        for path in batch.files:
-            with pq.ParquetFile(path) as file:
-                for rows in file.iter_batches(batch_size=32_768, columns=wanted):
-                    if filtered:
-                        rows = rows.filter(pc.invert(pc.fill_null(rows.column(DELETED), False)))
-                    yield rows.select(schema.names).cast(schema)
-    except Exception as e:
-        broken.append(e)
-        raise
 
 
 @contextmanager

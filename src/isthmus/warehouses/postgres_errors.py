@@ -62,7 +62,7 @@ _SUMMARIES: dict[_Kind, str] = {
 
 _HINTS: dict[_Kind, str] = {
     Unreachable: "check that the server is up, its host and port, and that a firewall lets this machine through",
-    Busy: "it will be tried again",
+    Busy: "try again in a moment",
     Denied: "check user name and password; for a right, run the set-up script again",
     Missing: "check the name, or run the set-up script again",
     Mismatch: "convert the column in a view, or rename it",

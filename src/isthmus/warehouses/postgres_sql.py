@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -27,6 +28,37 @@ _SETTINGS = {
 }
 SESSION = "SELECT " + ", ".join(f"set_config({literal(n)}, {literal(v)}, false)" for n, v in _SETTINGS.items())
 """Said first in every session. One statement rather than parameters of the connection: poolers refuse those."""
+
+PARAMETERS: dict[str, object] = {
+    "application_name": "isthmus",
+    "client_encoding": "UTF8",
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 120_000,
+}
+
+LOCKED = "55P03"
+"""The SQLSTATE of somebody else's lock that was waited for in vain."""
+
+
+def at_batch(batch_id: str) -> str:
+    """Has the session say, until the end of the transaction, which batch it is at."""
+    return f"SELECT set_config('application_name', {literal(_name(batch_id))}, true)"
+
+
+def put_out(batch_id: str) -> str:
+    """Ends the other sessions of this role that are at a batch and have nothing to do, because the process at the other
+    end says nothing: COPY would wait for its rows for an hour. A row for each."""
+    return (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        f"AND usename = session_user AND application_name = {literal(_name(batch_id))} "
+        "AND pid <> pg_backend_pid() AND wait_event_type = 'Client'"
+    )
+
+
+def _name(batch_id: str) -> str:
+    return f"isthmus at {hashlib.md5(batch_id.encode(), usedforsecurity=False).hexdigest()}"
 
 
 def microseconds(expression: str) -> str:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from isthmus.duck import connect, identifier, literal
 from isthmus.model.checks import Check
 from isthmus.model.errors import Mismatch, Missing, Rejected, WarehouseError
-from isthmus.model.table import SEQ, Batch, Column, Receipt, SeqRange, Table, Type
+from isthmus.model.table import DELETED, SEQ, Batch, Column, Receipt, SeqRange, Table, Type
 from isthmus.warehouses.protocol import Relation, Window
 from isthmus.warehouses.types import Spelling
 
@@ -173,6 +175,25 @@ def receipt(batch_id: str, row: Sequence[Any]) -> Receipt:
     moment = instant(int(loaded_at))
     assert moment is not None
     return Receipt(batch_id, table, rows=rows, seqs=SeqRange(after, upto), loaded_at=moment, repeated=False)
+
+
+def rows(batch: Batch, schema: pa.Schema, broken: list[Exception]) -> Iterator[pa.RecordBatch]:
+    """The rows of the batch's files in the columns of `schema`, a bounded number of them at a time.
+
+    An error is kept in `broken` as well, because it does not come through the driver as it was.
+    """
+    filtered = batch.table.key and DELETED not in schema.names
+    wanted = [*schema.names, *([DELETED] if filtered else [])]
+    try:
+        for path in batch.files:
+            with pq.ParquetFile(path) as file:
+                for rows in file.iter_batches(batch_size=32_768, columns=wanted):
+                    if filtered:
+                        rows = rows.filter(pc.invert(pc.fill_null(rows.column(DELETED), False)))
+                    yield rows.select(schema.names).cast(schema)
+    except Exception as e:
+        broken.append(e)
+        raise
 
 
 def broken_file(error: Exception) -> WarehouseError:
