@@ -11,6 +11,7 @@ import pytest
 from exports.exports_cast import Office
 from isthmus.actions import here, syncing
 from isthmus.ledger import workers
+from isthmus.model.errors import RunStopped
 
 
 @pytest.fixture
@@ -63,3 +64,14 @@ def test_a_clock_that_is_put_back_starts_no_run_after_the_other(office: Office) 
     office.app.now = lambda: next(moments)  # type: ignore[method-assign]
     assert office.run() is not None
     assert len(syncing.list_runs(office.app, sync="everything", limit=9)) == 1
+
+
+def test_a_command_that_was_taken_for_gone_says_so_and_not_that_nothing_had_changed(office: Office) -> None:
+    office.events({"ext": "ann", "id": "a1"})
+    office.apply()
+    with here.present(office.app) as command:
+        with office.app.ledger.transaction() as tx:
+            workers.leave(tx, command.worker_id)
+        with pytest.raises(RunStopped, match="took this process for gone"):
+            command.run("everything", lambda run, done: None)
+    assert office.run() is not None and office.ids() == {"a1"}

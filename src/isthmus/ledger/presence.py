@@ -142,7 +142,7 @@ class DatabasePresence:
         self._connecting = threading.Lock()  # of two connections only one would have the lock
         self._con: psycopg.Connection[Any] | None = None
         self._worker_id: str | None = None
-        self._is_held = False  # by the present connection
+        self._holder: psycopg.Connection[Any] | None = None  # the connection that has the lock
 
     def hold(self, worker_id: str, *, alone: bool = False) -> None:
         self._worker_id = worker_id
@@ -153,9 +153,10 @@ class DatabasePresence:
     def keep(self) -> None:
         # Never waits: the server may keep the lock of a connection that was cut on our side only until it notices.
         con = self._connected()
-        lock = "true" if self._is_held or self._worker_id is None else f"pg_try_advisory_lock({_key(self._worker_id)})"
+        is_held = self._holder is con or self._worker_id is None
         try:
-            self._is_held = bool(con.execute(f"SELECT {lock}").fetchone()[0])
+            if con.execute(f"SELECT {is_held} OR pg_try_advisory_lock({_key(self._worker_id or '')})").fetchone()[0]:
+                self._holder = con
         except self._psycopg.Error as e:
             con.close()
             raise StoreAway("the ledger's database does not answer", hint=_HINT) from e
@@ -180,7 +181,7 @@ class DatabasePresence:
         self._worker_id = None
         if self._con is not None:
             self._con.close()
-            self._con = None
+            self._con = self._holder = None
 
     def _query(self, statement: str) -> list[tuple[Any, ...]]:
         for attempt in (1, 2):
@@ -195,7 +196,6 @@ class DatabasePresence:
         with self._connecting:
             if self._con is None or self._con.closed:
                 try:
-                    self._is_held = False  # the server was gone, and every lock with it
                     self._con = self._psycopg.connect(
                         self._url.reveal(), autocommit=True, connect_timeout=10, application_name="isthmus", **NOTICED
                     )
