@@ -25,9 +25,9 @@ from isthmus.imports.relation import (
     numbered,
     relation_of,
     require_some,
+    sync_of,
     yields_to_older,
 )
-from isthmus.ledger import syncs
 from isthmus.ledger.database import Ledger
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts, IncomingColumn
@@ -85,7 +85,7 @@ class Comparison:
 
     def plan(self, run: Run, keep: Keep) -> Run:
         """Chunks of all rows; one at least while rows are known, for they may all be gone."""
-        sync, intake = self._sync(run)
+        sync, intake = sync_of(self.ledger, run)
         moment = self.now()
         warehouse = self.config.open()
         try:
@@ -110,7 +110,7 @@ class Comparison:
         """What became of the rows. Raises InvalidInput if every one of them was rejected: that is no success."""
         if not run.chunks:
             return {}
-        sync, _ = self._sync(run)
+        sync, _ = sync_of(self.ledger, run)
         reached = progress(self.lake, key_of(sync))
         counts = reached.counts if reached else Counts()
         require_some(counts, sync)
@@ -119,7 +119,7 @@ class Comparison:
     @contextmanager
     def open(self, run: Run) -> Iterator[Callable[[Chunk, Still], Done]]:
         """The relation, read from its first row; the last chunk takes all that are left, and decides what is gone."""
-        sync, intake = self._sync(run)
+        sync, intake = sync_of(self.ledger, run)
         warehouse = self.config.open()
         try:
             reading = _Reading(self, run, sync, intake, warehouse)
@@ -130,12 +130,6 @@ class Comparison:
                 reading.close()
         finally:
             warehouse.close()
-
-    def _sync(self, run: Run) -> tuple[Sync, Intake]:
-        with self.ledger.reading() as tx:
-            sync = syncs.by_id(tx, run.sync_id)
-        assert sync.intake is not None
-        return sync, sync.intake
 
 
 def known_of(sync: Sync, intake: Intake) -> Known:

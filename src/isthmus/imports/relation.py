@@ -48,7 +48,7 @@ class Arrival:
     def plan(self, run: Run, keep: Keep) -> Run:
         """Chunks of rows that may be new. None of them if the relation's end looks as the last pass found it; then not
         one row is read."""
-        sync, intake = self._sync(run)
+        sync, intake = sync_of(self.ledger, run)
         moment = self.now()
         before = self._progress(sync)
         cursor = Cursor.from_dict(before.cursor if before else None)
@@ -74,7 +74,7 @@ class Arrival:
         """What became of the rows. Raises InvalidInput if every one of them was rejected: that is no success."""
         if not run.chunks:
             return {}
-        sync, _ = self._sync(run)
+        sync, _ = sync_of(self.ledger, run)
         reached = self._progress(sync)
         counts = reached.counts if reached else Counts()
         require_some(counts, sync)
@@ -83,7 +83,7 @@ class Arrival:
     @contextmanager
     def open(self, run: Run) -> Iterator[Callable[[Chunk, Still], Done]]:
         """The relation, read in order; each chunk lands the next rows of it, the last one all that are left."""
-        sync, intake = self._sync(run)
+        sync, intake = sync_of(self.ledger, run)
         warehouse = self.config.open()
         try:
             reading = _Reading(self, sync, intake, warehouse, self._looked.pop(run.run_id, None))
@@ -94,12 +94,6 @@ class Arrival:
                 reading.close()
         finally:
             warehouse.close()
-
-    def _sync(self, run: Run) -> tuple[Sync, Intake]:
-        with self.ledger.reading() as tx:
-            sync = syncs.by_id(tx, run.sync_id)
-        assert sync.intake is not None
-        return sync, sync.intake
 
     def _progress(self, sync: Sync) -> Progress | None:
         return progress(self.lake, key_of(sync))
@@ -143,6 +137,14 @@ def require_some(counts: Counts, sync: Sync) -> None:
             f"all {counts.read:,} rows were rejected: {', '.join(counts.reasons) or 'as before'}",
             hint=f"isthmus rejections list --sync {sync.name}; mend the mapping or the rows, then replay them",
         )
+
+
+def sync_of(ledger: Ledger, run: Run) -> tuple[Sync, Intake]:
+    """The import that a run is of, and what it brings in."""
+    with ledger.reading() as tx:
+        sync = syncs.by_id(tx, run.sync_id)
+    assert sync.intake is not None
+    return sync, sync.intake
 
 
 def key_of(sync: Sync) -> str:
