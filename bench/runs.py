@@ -217,7 +217,7 @@ def commits(bench: Any, name: str, home: Home) -> None:
 def two_workers(bench: Any, home: Home, servers: Servers) -> None:
     """One history run by one worker of one core, and by two: of a core that is half as fast as one of this machine, so
     that what the workers share has the other one and a half or one to itself."""
-    rows, chunks = (20_000, 4) if bench.quick else (300_000, 16)
+    rows, chunks = (20_000, 8) if bench.quick else (150_000, 32)
     for number in range(chunks):
         with home.app() as app:
             _land_purchases(bench, app, number, rows)
@@ -226,7 +226,7 @@ def two_workers(bench: Any, home: Home, servers: Servers) -> None:
     def once(count: int, fields: Callable[[], dict[str, Any]]) -> tuple[float, int]:
         number = next(numbers)
         name, given_fields = f"dwh-{number}", fields()
-        home.apply([{"name": name, **given_fields}], [_export(number, name, profiles=False)])
+        home.apply([{"name": name, "concurrency": 8, **given_fields}], [_export(number, name, profiles=False)])
         given = {"BENCH_CHUNK_ROWS": str(rows), "ISTHMUS_THREADS": "1"}
         processes: list[Process] = []
         with ExitStack() as stack:
