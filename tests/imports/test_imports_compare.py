@@ -15,8 +15,10 @@ from test_imports_relation import PostgresShop, Shop
 
 from isthmus.actions import people, syncing
 from isthmus.actions.applying import apply
+from isthmus.actions.here import work_of
 from isthmus.imports import compare
-from isthmus.model.errors import InvalidInput
+from isthmus.ledger import runs
+from isthmus.model.errors import InvalidInput, StoreBusy
 from isthmus.model.work import Run, RunKind, RunState
 from isthmus.store.landing import Landing
 
@@ -522,6 +524,39 @@ def test_a_reading_that_is_cut_off_removes_nothing_and_loses_nothing(
     going_on = syncing.list_runs(its.app, sync="pos", limit=2)[1]
     assert (going_on.state, going_on.counts["inserted"], going_on.counts["unchanged"]) == (RunState.COMPLETED, 20, 0)
     assert len(its.here()) == 20
+
+
+def test_a_reading_that_ends_late_removes_nothing_and_puts_nothing_back(
+    its: Comparing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker freezes before it says what is gone, others end the reading, and it thaws."""
+    its.many(1, 5)
+    its.events(deletes="remove")
+    its.run()
+    its.shop.sql(f"DELETE FROM {its.orders} WHERE order_id = (SELECT min(order_id) FROM {its.orders})")
+    real = compare._Reading._finish
+
+    def late(self: compare._Reading) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(compare._Reading, "_finish", real)
+            others()
+        real(self)
+
+    def others() -> None:
+        sync = its.app.sync("pos")
+        with its.app.ledger.reading() as tx:
+            run = runs.get(tx, runs.newest(tx, sync_id=sync.sync_id, limit=1)[0].run_id)
+        with closing(its.app.lake.beside()) as lake, work_of(its.app, sync, lake).open(run) as do:
+            do(run.chunks[0], lambda: None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compare._Reading, "_finish", late)
+        with pytest.raises(StoreBusy, match="went on in another process"):
+            its.run()
+    cursor = its.shop.cursor()
+    assert len(its.here()) == 4
+    its.run()
+    assert json.loads(its.shop.cursor())["cursor"]["known"] == json.loads(cursor)["cursor"]["known"] == 4
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,7 @@ class _Reading:
         counts = self._counts()
 
         def do(write: Write) -> None:
+            self._landing.require_followed(write)
             names = [c.name for c in self._columns]
             removed = self._known.forget(write, label=self._sync.name, remove=remove, columns=names)
             self._known.forget_former(write)

@@ -62,11 +62,6 @@ def progress(lake: Lake, source: str) -> Progress | None:
     return Progress.from_text(rows[0][0]) if rows else None
 
 
-def _kept(write: Write, source: str) -> Progress | None:
-    row = write.con.execute("SELECT cursor FROM lake.import_state WHERE source = guard(?)", [source]).fetchone()
-    return Progress.from_text(row[0]) if row else None
-
-
 def keep_progress(write: Write, source: str, reached: Progress) -> None:
     """Keep how far this source has got, with whatever else the transaction writes."""
     write.touched = True
@@ -159,6 +154,14 @@ class Landing:
         self._follows = reached
         return reached
 
+    def require_followed(self, write: Write) -> None:
+        """That nobody else has gone on since `follows`, or the last landing here. Raises StoreBusy."""
+        row = write.con.execute("SELECT cursor FROM lake.import_state WHERE source = guard(?)", [self.key]).fetchone()
+        if (Progress.from_text(row[0]) if row else None) != self._follows:
+            raise StoreBusy(
+                f"{self.label} went on in another process meanwhile", hint="nothing is lost; the next run goes on there"
+            )
+
     def replay(self, batch: rejections.Kept) -> Counts:
         """Land the payloads of rejections, and take away those of them that are none any more, in one transaction.
 
@@ -201,10 +204,8 @@ class Landing:
         record: bool,
         cursor: dict[str, Any] | None,
     ) -> Progress:
-        if cursor is not None and _kept(write, self.key) != self._follows:
-            raise StoreBusy(
-                f"{self.label} went on in another process meanwhile", hint="nothing is lost; the next run goes on there"
-            )
+        if cursor is not None:
+            self.require_followed(write)
         # A file that was landed before is no news about anybody who is still here.
         before = str(so_far.begun) if so_far.begun is not None and cursor is None else None
         counts, good = self._take(write, size, newcomers_only=not record, payload=self.mapped.payload, before=before)
