@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from imports_cast import Desk
+from shop_cast import PostgresShop, Shop
 
 from isthmus.store.lake import Lake
 from isthmus.store.place import Place
@@ -30,3 +31,13 @@ def alone(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A desk on a store that this test has to itself."""
     with Lake.open(Place(root=fresh_home(tmp_path_factory.mktemp("home")))) as lake:
         yield Desk(lake, tmp_path)
+
+
+@pytest.fixture(params=["duckdb", pytest.param("postgres", marks=pytest.mark.long)])
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+    if request.param == "duckdb":
+        found = Shop(tmp_path)
+    else:
+        found = PostgresShop(tmp_path, request.getfixturevalue("postgres_server"))
+    yield found
+    found.close()

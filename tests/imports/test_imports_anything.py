@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from test_imports_relation import Shop
+from shop_cast import Shop
 
 from isthmus.actions import syncing
 from isthmus.imports import files, relation

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from imports_cast import EVENTS, Desk
-from test_imports_relation import MAPPING, Shop
+from shop_cast import MAPPING, Shop
 
 from isthmus.imports.replay import replay
 from isthmus.model.errors import InvalidInput

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
-from test_imports_relation import PostgresShop, Shop
+from shop_cast import PostgresShop, Shop
 
 from isthmus.actions import people, syncing
 from isthmus.actions.applying import apply

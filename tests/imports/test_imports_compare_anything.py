@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from shop_cast import Shop
 from test_imports_compare import Comparing
-from test_imports_relation import Shop
 
 from isthmus.actions import syncing
 from isthmus.imports import files, relation

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from test_imports_relation import NOON, SECOND, PostgresShop, Shop
+from shop_cast import NOON, SECOND, PostgresShop, Shop
 
 from isthmus.actions import syncing
 from isthmus.imports import relation

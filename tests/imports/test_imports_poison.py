@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_imports_relation import MAPPING, NOON, PostgresShop, Shop
+from shop_cast import MAPPING, NOON, PostgresShop, Shop
 
 from isthmus.actions import people
 from isthmus.model.work import RunState
@@ -90,16 +89,6 @@ POSTGRES = {
     "long ago": Cell("TIMESTAMP", "'4000-01-01 BC'", refused="bad time"),
     "day bc": Cell("DATE", "DATE '0044-03-15 BC'", "0044-03-15 (BC)"),
 }
-
-
-@pytest.fixture(params=["duckdb", pytest.param("postgres", marks=pytest.mark.long)])
-def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
-    if request.param == "duckdb":
-        found = Shop(tmp_path)
-    else:
-        found = PostgresShop(tmp_path, request.getfixturevalue("postgres_server"))
-    yield found
-    found.close()
 
 
 GIVEN = "order_id TEXT, customer_id TEXT, bought_at TIMESTAMPTZ, loaded_at TIMESTAMPTZ"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from imports_cast import Desk
-from test_imports_relation import MAPPING, NOON, SECOND, PostgresShop, Shop
+from shop_cast import MAPPING, NOON, SECOND, Shop
 
 from isthmus.actions import previewing, syncing
 from isthmus.actions.applying import apply
@@ -19,16 +18,6 @@ from isthmus.model.errors import InvalidInput, Mismatch, Missing
 from isthmus.model.mapping import Given, Mapping, parse
 from isthmus.model.usage import uses
 from isthmus.testing.builders import file_of
-
-
-@pytest.fixture(params=["duckdb", pytest.param("postgres", marks=pytest.mark.long)])
-def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
-    if request.param == "duckdb":
-        found = Shop(tmp_path)
-    else:
-        found = PostgresShop(tmp_path, request.getfixturevalue("postgres_server"))
-    yield found
-    found.close()
 
 
 def file_with(shop: Shop, *imports: dict[str, Any], connections: bool = True) -> Path:
