@@ -13,7 +13,7 @@ test test-long: export TMPDIR := $(or $(SHM),$(TMPDIR),/tmp)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long bench lint format docs lock clean
+.PHONY: help setup demo standins test test-long bench lint format docs lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,14 +27,17 @@ $(STAMP): requirements.lock requirements-build.lock pyproject.toml
 demo: setup ## the whole story on real data, in one command
 	@$(BIN)/isthmus demo $(ARGS)
 
-test: setup lint ## everything that must hold before a change is taken
+standins: setup ## the servers that stand in for cloud warehouses, each in its own environment
+	@$(BIN)/python -m isthmus.testing.standins
+
+test: setup lint standins ## everything that must hold before a change is taken
 	@echo "· tests"
 	@$(BIN)/pytest -n auto --dist worksteal -m "not long" $(ARGS)
 
-test-long: setup ## the slower proofs
+test-long: setup standins ## the slower proofs
 	@$(BIN)/pytest -m long $(ARGS)
 
-bench: setup ## how fast, how much memory: measured here, now
+bench: setup standins ## how fast, how much memory: measured here, now
 	@$(BIN)/python bench/run.py $(ARGS)
 
 lint: setup ## style, types, and who may import whom
@@ -56,6 +59,9 @@ docs: setup ## write the generated pages of docs/reference again
 lock: setup ## write down, with hashes, the versions that pyproject.toml asks for (ARGS=--upgrade: the newest)
 	@$(COMPILE) --all-extras --group dev pyproject.toml -o requirements.lock > /dev/null
 	@$(COMPILE) --constraint requirements.lock requirements-build.in -o requirements-build.lock > /dev/null
+	@for each in src/isthmus/testing/standins/requirements/*.in; do \
+		$(BIN)/uv --quiet pip compile --generate-hashes --no-header --no-annotate $$(sed -n 's/^# uv: //p' $$each) $(ARGS) \
+			$$each -o $${each%.in}.lock > /dev/null || exit 1; done
 
 clean: ## remove .venv and all caches, but no data
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

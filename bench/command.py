@@ -58,7 +58,7 @@ class NowhereConfig:
     chunk_ms: int = setting("ms", help="milliseconds a load takes", default=0)
     row_ns: int = setting("ns", help="nanoseconds a row takes", default=0)
 
-    def setup_script(self, tables: Sequence[Table]) -> str:
+    def setup_script(self, tables: Sequence[Table], **_: object) -> str:
         return ""
 
     def check(self) -> Iterator[Check]:

@@ -40,7 +40,7 @@ DRIVERS: dict[str, tuple[str, ...]] = {
 }
 """What speaks to somebody's warehouse or storage, and where else than in a connector's own file it may be imported."""
 
-SHARED = ("protocol", "sql", "types")
+SHARED = ("protocol", "sql", "types", "vendor_errors")
 """What every connector may use of its neighbours."""
 
 SQL_BELOW = ("store", "ledger", "warehouses", "duck", "testing")

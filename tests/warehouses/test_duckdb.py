@@ -29,6 +29,7 @@ def config(tmp_path: Path) -> DuckDBConfig:
 
 
 class TestDuckDB(Conformance):
+    folds_case = True
     holds_nul = True
     checks_json = False
 

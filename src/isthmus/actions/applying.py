@@ -112,7 +112,7 @@ def _apply(app: App, document: _Document, file: Path, *, plan_only: bool, enviro
                 secrets=secrets,
                 seal=app.seal,
                 at=moment,
-                incidental=_INCIDENTAL,
+                incidental=kinds.incidental(connection.kind),
                 concurrency=connection.concurrency,
             )
             done.append(Applied("connection", connection.name, change))
@@ -266,10 +266,6 @@ def _require_no_loop(tx: Tx, wanted: _Import, connection_id: str) -> None:
             )
 
 
-_INCIDENTAL = ("username", "sslmode", "import_schema", "temp_schema")
-"""Fields that may change without the tables being others."""
-
-
 def _read(file: Path) -> _Document:
     try:
         text = file.read_text(encoding="utf-8")
@@ -379,7 +375,7 @@ def _require_own_tables(tx: Tx, name: str, connection_id: str, selection: Select
 
 
 def _place(connection: StoredConnection) -> tuple[str, dict[str, Any]]:
-    return connection.kind, {k: v for k, v in connection.fields.items() if k not in _INCIDENTAL}
+    return connection.kind, {k: v for k, v in connection.fields.items() if k not in kinds.incidental(connection.kind)}
 
 
 def _same_tables(other: Sync, name: str, selection: Selection) -> bool:

@@ -9,8 +9,10 @@ from isthmus.exports.deliver import tables_of
 from isthmus.ledger import checks, connections, syncs
 from isthmus.ledger.connections import StoredConnection
 from isthmus.model.checks import Check
+from isthmus.model.errors import InvalidInput
 from isthmus.model.tables import ALL, named
 from isthmus.model.work import ConnectionState
+from isthmus.warehouses.protocol import Direction
 
 
 def list_connections(app: App) -> list[StoredConnection]:
@@ -31,18 +33,23 @@ def check_connection(app: App, name: str) -> Iterator[Check]:
         connections.set_state(tx, connection.connection_id, state, at=app.now())
 
 
-def setup_script(app: App, name: str) -> str:
-    """What the warehouse's administrator runs once for this connection and its exports."""
+def setup_script(app: App, name: str, direction: Direction | None = None) -> str:
+    """What the warehouse's administrator runs once for this connection and its exports.
+
+    Without a direction it is for what the kind can do: both, or reading alone.
+    """
     connection = app.connection(name)
     with app.ledger.reading() as tx:
         own = [s for s in syncs.of(tx, connection.connection_id) if s.intake is None]
     tables = {t.name: t for s in own for t in (named(t, s.selection.table_prefix) for t in tables_of(s.selection))} or {
         t.name: t for t in (named(t, "klaviyo_") for t in ALL)
     }
-    script = app.config(connection).setup_script(list(tables.values()))
-    if addresses := app.settings.egress_addresses:
-        script = f"-- Isthmus connects from {', '.join(addresses)}: let these addresses in.\n{script}"
-    return script
+    config = app.config(connection)
+    if direction is None:
+        direction = Direction.BOTH if config.traits.loads else Direction.IMPORT
+    elif direction.exports and not config.traits.loads:
+        raise InvalidInput(f"{config.traits.title} is read only", hint="ask for the script with --direction import")
+    return config.setup_script(list(tables.values()), direction=direction, egress=app.settings.egress_addresses)
 
 
 def remove_connection(app: App, name: str) -> StoredConnection:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import typer
 
 from isthmus.actions import connecting
 from isthmus.cli.common import Home, Json, Name, opened, out, print_json, print_rows, say
+from isthmus.warehouses.protocol import Direction
 
 commands = typer.Typer(no_args_is_help=True)
 
@@ -39,10 +41,10 @@ def check(name: Name, home: Home = None, as_json: Json = False) -> None:
         for answer in connecting.check_connection(app, name):
             answers.append(answer)
             if not as_json:
-                out.print(
-                    f"[{'green' if answer.passed else 'red'}]{'✓' if answer.passed else '✗'}[/] {answer.question}"
-                )
-                for line in (answer.detail, answer.hint, answer.statement) if not answer.passed else ():
+                colour, mark = ("yellow", "!") if answer.warns else ("green", "✓") if answer.passed else ("red", "✗")
+                out.print(f"[{colour}]{mark}[/] {answer.question}")
+                shown = answer.warns or not answer.passed
+                for line in (answer.detail, answer.hint, answer.statement) if shown else ():
                     if line:
                         say(f"    {line}")
         if as_json:
@@ -52,10 +54,18 @@ def check(name: Name, home: Home = None, as_json: Json = False) -> None:
 
 
 @commands.command()
-def script(name: Name, home: Home = None, as_json: Json = False) -> None:
+def script(
+    name: Name,
+    direction: Annotated[
+        Direction | None,
+        typer.Option(help="Rights for this alone: export, import, or both (all the kind can do, if left out)."),
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """Print the set-up script for the warehouse's administrator. It holds no secret and may be run twice."""
     with opened(home, as_json) as app:
-        text = connecting.setup_script(app, name)
+        text = connecting.setup_script(app, name, direction)
         if as_json:
             print_json({"name": name, "script": text})
         else:

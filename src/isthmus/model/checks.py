@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """`statement` is, for a no, just the one statement that gives what is missing."""
+    """`statement` is, for a no, just the one statement that gives what is missing.
+
+    A yes that `warns` is one a person should look at all the same: rights too many, a key that ends soon. Its
+    `statement`, if there is one, mends that.
+    """
 
     question: str
     passed: bool
     detail: str = ""
     hint: str = ""
     statement: str = ""
+    warns: bool = False

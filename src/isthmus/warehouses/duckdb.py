@@ -18,7 +18,7 @@ from isthmus.model.errors import Busy, Missing, Rejected, Unreachable, Warehouse
 from isthmus.model.table import DELETED, RECEIPTS, SEQ, Batch, Receipt, SeqRange, Table, Tally
 from isthmus.warehouses import sql
 from isthmus.warehouses.duckdb_errors import translate
-from isthmus.warehouses.protocol import Count, Relation, Traits, Window, setting
+from isthmus.warehouses.protocol import Count, Direction, Relation, Traits, Window, setting
 from isthmus.warehouses.types import DUCKDB
 
 MEMORY_MB = 500
@@ -41,12 +41,14 @@ class DuckDBConfig:
         help="The schema whose tables and views may be imported",
         default=_TRAITS.default_import_schema,
         advanced=True,
+        incidental=True,
     )
     temp_schema: str = setting(
         "Temporary schema",
         help="A schema for our own short-lived tables",
         default=_TRAITS.default_temp_schema,
         advanced=True,
+        incidental=True,
     )
 
     @property
@@ -54,10 +56,12 @@ class DuckDBConfig:
         # Made absolute, so that no name (":memory:", "md:…", "s3://…") means anything but a file here.
         return Path(self.path).expanduser().absolute()
 
-    def setup_script(self, tables: Sequence[Table]) -> str:
+    def setup_script(
+        self, tables: Sequence[Table], *, direction: Direction = Direction.BOTH, egress: Sequence[str] = ()
+    ) -> str:
         """The schemas and tables. Isthmus makes them itself as well; the script shows what they are."""
         statements = [_schema(s) for s in (self.schema, self.import_schema, self.temp_schema)]
-        for table in tables:
+        for table in tables if direction.exports else ():
             columns = ",\n    ".join(sql.definitions([c], DUCKDB) for c in table.columns)
             statements.append(f"CREATE TABLE IF NOT EXISTS {self._in(table.name)} (\n    {columns}\n)")
         return "".join(f"{s};\n" for s in statements)
@@ -114,6 +118,7 @@ class DuckDBWarehouse:
     # Writing
 
     def create(self, table: Table) -> None:
+        sql.require_distinct(table)
         with sql.transaction(self._execute):
             self._execute(_schema(self._config.schema))
             receipts = sql.definitions(sql.RECEIPT_COLUMNS, DUCKDB)

@@ -31,6 +31,7 @@ class Field:
     example: str
     secret: bool
     advanced: bool
+    incidental: bool
     required: bool
     default: object = None
 
@@ -45,6 +46,11 @@ def fields(kind: str) -> tuple[Field, ...]:
         default = None if required else f.default
         found.append(Field(f.name, _plain(hints[f.name]), **f.metadata, required=required, default=default))
     return tuple(found)
+
+
+def incidental(kind: str) -> frozenset[str]:
+    """The fields of a kind that may change without the tables being others."""
+    return frozenset(f.name for f in fields(kind) if f.incidental)
 
 
 def loads_at_once(kind: str, given: int | None) -> int:

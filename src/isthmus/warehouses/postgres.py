@@ -17,7 +17,7 @@ from isthmus.model.table import RECEIPTS, SEQ, Batch, Receipt, SeqRange, Table, 
 from isthmus.secrets import Secret
 from isthmus.warehouses import postgres_sql, sql
 from isthmus.warehouses.postgres_errors import translate
-from isthmus.warehouses.protocol import Count, Relation, Traits, Window, setting
+from isthmus.warehouses.protocol import Count, Direction, Relation, Traits, Window, setting
 from isthmus.warehouses.types import POSTGRES
 
 CONNECT_TIMEOUT_S = 15
@@ -37,7 +37,7 @@ class PostgresConfig:
 
     host: str = setting("Host", help="Name or address of the server", example="db.example.com")
     database: str = setting("Database", help="The database to work in", example="analytics")
-    username: str = setting("User name", help="The role made by the set-up script", example="isthmus")
+    username: str = setting("User name", help="The role made by the set-up script", example="isthmus", incidental=True)
     password: Secret = setting("Password", help="The password of that role", secret=True)
     port: int = setting("Port", help="The port the server listens on", default=5432, example="5432")
     schema: str = setting("Schema", help="The schema the exported tables go to", default="public", example="public")
@@ -46,21 +46,26 @@ class PostgresConfig:
         help="disable, allow, prefer, require, verify-ca or verify-full, as libpq understands them",
         default="prefer",
         advanced=True,
+        incidental=True,
     )
     import_schema: str = setting(
         "Import schema",
         help="The schema whose tables and views may be imported",
         default=_TRAITS.default_import_schema,
         advanced=True,
+        incidental=True,
     )
     temp_schema: str = setting(
         "Temporary schema",
         help="A schema for our own short-lived tables",
         default=_TRAITS.default_temp_schema,
         advanced=True,
+        incidental=True,
     )
 
-    def setup_script(self, tables: Sequence[Table]) -> str:
+    def setup_script(
+        self, tables: Sequence[Table], *, direction: Direction = Direction.BOTH, egress: Sequence[str] = ()
+    ) -> str:
         """To be run by the owner of the database, or a superuser, with psql."""
         return postgres_sql.setup_script(
             tables,
@@ -69,6 +74,8 @@ class PostgresConfig:
             schema=self.schema,
             import_schema=self.import_schema,
             temp_schema=self.temp_schema,
+            direction=direction,
+            egress=egress,
         )
 
     def check(self) -> Iterator[Check]:

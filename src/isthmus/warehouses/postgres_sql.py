@@ -12,7 +12,7 @@ from isthmus.duck import identifier, literal
 from isthmus.model.errors import Denied
 from isthmus.model.table import DELETED, RECEIPTS, SEQ, Batch, Column, Table, Type
 from isthmus.warehouses import sql
-from isthmus.warehouses.protocol import Window
+from isthmus.warehouses.protocol import Direction, Window
 from isthmus.warehouses.types import POSTGRES
 
 LOCK_TIMEOUT_S = 60
@@ -239,16 +239,20 @@ def connection_value(value: object) -> str:
 
 
 def setup_script(
-    tables: Sequence[Table], *, database: str, username: str, schema: str, import_schema: str, temp_schema: str
+    tables: Sequence[Table],
+    *,
+    database: str,
+    username: str,
+    schema: str,
+    import_schema: str,
+    temp_schema: str,
+    direction: Direction,
+    egress: Sequence[str],
 ) -> str:
     """See `PostgresConfig.setup_script`."""
     user, target, importing, temporary = map(identifier, (username, schema, import_schema, temp_schema))
-    receipts = Table(RECEIPTS, sql.RECEIPT_COLUMNS, key=("batch_id",))
-    made = []
-    for table in (receipts, *tables):
-        name = f"{target}.{identifier(table.name)}"
-        made.append(f"{create_table(table, name)};\nALTER TABLE {name} OWNER TO {user};\n")
-    return f"""\
+    parts = [
+        f"""\
 -- Run with psql as the owner of the database or a superuser. Safe to run twice.
 DO $isthmus$
 BEGIN
@@ -259,21 +263,39 @@ END
 $isthmus$;
 -- The password is not in this script. Set it in psql, which does not show or keep it:
 --   \\password {user}
-
-GRANT CONNECT, TEMPORARY ON DATABASE {identifier(database)} TO {user};
-
--- Where exported tables go: Isthmus owns them, so that it can add a column.
-CREATE SCHEMA IF NOT EXISTS {target};
-GRANT USAGE, CREATE ON SCHEMA {target} TO {user};
-{"".join(made)}
+"""
+    ]
+    if egress:
+        lines = "".join(f"--   hostssl {database} {username} {_host(address)} scram-sha-256\n" for address in egress)
+        parts.append(f"-- Isthmus comes from these addresses: let them in, in pg_hba.conf and the firewall.\n{lines}")
+    rights = "CONNECT, TEMPORARY" if direction.exports else "CONNECT"
+    parts.append(f"GRANT {rights} ON DATABASE {identifier(database)} TO {user};\n")
+    parts.append(
+        f"-- Where exported tables go: Isthmus owns them, so that it can add a column.\n"
+        f"CREATE SCHEMA IF NOT EXISTS {target};\n"
+    )
+    if direction.exports:
+        parts[-1] += f"GRANT USAGE, CREATE ON SCHEMA {target} TO {user};\n"
+        receipts = Table(RECEIPTS, sql.RECEIPT_COLUMNS, key=("batch_id",))
+        for table in (receipts, *tables):
+            name = f"{target}.{identifier(table.name)}"
+            parts[-1] += f"{create_table(table, name)};\nALTER TABLE {name} OWNER TO {user};\n"
+    exposing = f"CREATE SCHEMA IF NOT EXISTS {importing};\n"
+    if direction.imports:
+        exposing = f"""\
 -- What Isthmus may read: the tables and views here, now and in future. Future ones are those made by the role that
 -- runs this; for another one add: ALTER DEFAULT PRIVILEGES FOR ROLE its_name IN SCHEMA …
-CREATE SCHEMA IF NOT EXISTS {importing};
-GRANT USAGE ON SCHEMA {importing} TO {user};
+{exposing}GRANT USAGE ON SCHEMA {importing} TO {user};
 GRANT SELECT ON ALL TABLES IN SCHEMA {importing} TO {user};
 ALTER DEFAULT PRIVILEGES IN SCHEMA {importing} GRANT SELECT ON TABLES TO {user};
-
--- Isthmus's own short-lived tables.
-CREATE SCHEMA IF NOT EXISTS {temporary};
-GRANT USAGE, CREATE ON SCHEMA {temporary} TO {user};
 """
+    parts.append(exposing)
+    parts.append(
+        f"-- Isthmus's own short-lived tables.\nCREATE SCHEMA IF NOT EXISTS {temporary};\n"
+        f"GRANT USAGE, CREATE ON SCHEMA {temporary} TO {user};\n"
+    )
+    return "\n".join(parts)
+
+
+def _host(address: str) -> str:
+    return address if "/" in address else f"{address}/{128 if ':' in address else 32}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
@@ -27,6 +28,22 @@ class Traits:
     loads_at_once: int = 4  # chunks, unless a connection says otherwise; 1: it never takes more
     default_import_schema: str = "KLAVIYO_IMPORT_FROM_DWH"
     default_temp_schema: str = "KLAVIYO_TMP"
+
+
+class Direction(StrEnum):
+    """What a connection is for: a set-up script gives the rights of that, and no others."""
+
+    BOTH = "both"
+    EXPORT = "export"
+    IMPORT = "import"
+
+    @property
+    def exports(self) -> bool:
+        return self is not Direction.IMPORT
+
+    @property
+    def imports(self) -> bool:
+        return self is not Direction.EXPORT
 
 
 @dataclass(frozen=True)
@@ -74,10 +91,22 @@ class Count:
 
 
 def setting(
-    label: str, *, help: str, example: str = "", secret: bool = False, default: Any = ..., advanced: bool = False
+    label: str,
+    *,
+    help: str,
+    example: str = "",
+    secret: bool = False,
+    default: Any = ...,
+    advanced: bool = False,
+    incidental: bool = False,
 ) -> Any:
-    """One field of a config, with all that a form, a prompt, YAML validation and the documentation need."""
+    """One field of a config, with all that a form, a prompt, YAML validation and the documentation need.
+
+    An `incidental` one says how we get in, or by what way rows travel, not to which place: when it changes, what was
+    delivered is still there, and syncs go on. Secrets are always so.
+    """
     metadata = {"label": label, "help": help, "example": example, "secret": secret, "advanced": advanced}
+    metadata["incidental"] = incidental
     if default is ...:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -149,8 +178,15 @@ class Config(Protocol):
     kind: ClassVar[str]
     traits: ClassVar[Traits]
 
-    def setup_script(self, tables: Sequence[Table]) -> str:
-        """What an administrator runs once: least privilege, safe to run twice, no secret in it."""
+    def setup_script(
+        self, tables: Sequence[Table], *, direction: Direction = Direction.BOTH, egress: Sequence[str] = ()
+    ) -> str:
+        """What an administrator runs once: least privilege, safe to run twice, no secret in it, never translated.
+
+        It makes both schemas, the role, the user, the grants (on what is there and what will be, tables and views), the
+        tables, and the network rule that lets the addresses `egress` in, or says where that is done. With `EXPORT` it
+        gives no right to read the import schema; with `IMPORT` it makes no tables and gives no right to load.
+        """
         ...
 
     def check(self) -> Iterator[Check]:

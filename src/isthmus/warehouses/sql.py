@@ -66,6 +66,21 @@ def missing_columns(table: Table, theirs: Mapping[str, str], spellings: Mapping[
     return missing
 
 
+def require_distinct(table: Table) -> None:
+    """Raise Mismatch for two columns whose names differ only by case, where a warehouse takes them for one."""
+    seen: dict[str, str] = {}
+    for column in table.columns:
+        other = seen.setdefault(column.name.lower(), column.name)
+        if other != column.name:
+            raise Mismatch(
+                f"columns {other} and {column.name} of table {table.name} are one column to the warehouse",
+                column=column.name,
+                ours=column.name,
+                theirs=other,
+                hint="rename one of them",
+            )
+
+
 def reached(table: Table, receipts: str, ask: Callable[[str], Any]) -> int | None:
     """`Warehouse.reached`, with `ask` giving the one value of a query."""
     try:

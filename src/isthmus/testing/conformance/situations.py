@@ -42,6 +42,18 @@ class Situations:
     """A text may hold U+0000. If not, it must be refused by row and column."""
     checks_json: ClassVar[bool] = True
     """A text that is no JSON is refused in a JSON column."""
+    text_limit_bytes: ClassVar[int | None] = None
+    """The longest text a column holds, in UTF-8; a longer one must be refused by row and column, never cut."""
+    json_limit_bytes: ClassVar[int | None] = None
+    """The same for a JSON text."""
+    folds_case: ClassVar[bool] = False
+    """Two columns whose names differ only by case are one: a table with both must be refused."""
+    import_field: ClassVar[str] = "import_schema"
+    """The field of the config that says what may be imported."""
+    temp_field: ClassVar[str] = "temp_schema"
+    """The field of the config that says where our own short-lived tables lie."""
+    target_field: ClassVar[str] = "schema"
+    """The field of the config that says where the exported tables go."""
     statements: ClassVar[tuple[str, ...]] = ("_execute", "_ingest")
     """The methods of the open warehouse through which all its statements go: it is killed after each of them."""
 
@@ -53,10 +65,14 @@ class Situations:
 
     def exposing(self, config: Any) -> Any:
         """A config that writes where `config` imports from."""
-        return replace(config, schema=config.import_schema)
+        return replace(config, **{self.target_field: getattr(config, self.import_field)})
 
     def target(self, config: Any, table: Table) -> Relation:
-        return Relation(config.schema, table.name)
+        return Relation(getattr(config, self.target_field), table.name)
+
+    def same_json(self, ours: str | None, theirs: str | None) -> bool:
+        """Whether a JSON text came back as it was: to the byte, if a kind does not say otherwise."""
+        return ours == theirs
 
     def nowhere(self, config: Any, folder: Path) -> Any:
         """The config with nobody at the other end."""

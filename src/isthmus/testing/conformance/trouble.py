@@ -22,7 +22,7 @@ from isthmus.testing.conformance.situations import (
     while_open,
 )
 from isthmus.warehouses.kinds import fields
-from isthmus.warehouses.protocol import Config, Relation, Warehouse, Window
+from isthmus.warehouses.protocol import Config, Direction, Relation, Warehouse, Window
 
 
 class Trouble(Situations):
@@ -31,7 +31,7 @@ class Trouble(Situations):
     # Trouble
 
     def test_what_is_not_there_is_missing(self, warehouse: Warehouse, config: Any, people: Any, tmp_path: Path) -> None:
-        nothing = Relation(config.import_schema, "nothing here")
+        nothing = Relation(getattr(config, self.import_field), "nothing here")
         for ask in (
             lambda: warehouse.schema(nothing),
             lambda: list(warehouse.read(nothing)),
@@ -75,7 +75,7 @@ class Trouble(Situations):
         opened.close()
         opened.close()
         with pytest.raises(WarehouseError):
-            opened.count(Relation(config.schema, "people"))
+            opened.count(self.target(config, PEOPLE))
 
     # Set-up
 
@@ -84,21 +84,33 @@ class Trouble(Situations):
             answers = list(config.check())
             assert [a for a in answers if not a.passed] == []
             assert len({a.question for a in answers}) == len(answers) >= 4
-        opened = replace(config, import_schema=config.temp_schema).open()
+        opened = replace(config, **{self.import_field: getattr(config, self.temp_field)}).open()
         assert list(opened.relations()) == []
         opened.close()
 
     def test_a_missing_schema_is_a_no_with_the_statement_for_it(self, config: Any) -> None:
         while_open(config, lambda warehouse: None)
-        answers = list(replace(config, temp_schema="not made yet").check())
+        answers = list(replace(config, **{self.temp_field: "not made yet"}).check())
         refused = [a for a in answers if not a.passed]
         assert refused
         assert all("not made yet" in a.statement and a.hint for a in refused)
 
     def test_the_setup_script_holds_no_secret_and_names_every_table(self, config: Any) -> None:
         script = config.setup_script([PEOPLE, EVERY_TYPE])
-        for part in ("people", "every_type", config.import_schema, config.temp_schema):
+        for part in ("people", "every_type", getattr(config, self.import_field), getattr(config, self.temp_field)):
             assert part in script
         for field in fields(config.kind):
             if field.secret:
-                assert getattr(config, field.name).reveal() not in script
+                secret = getattr(config, field.name)
+                assert secret is None or secret.reveal() not in script
+
+    def test_a_script_gives_only_the_rights_of_its_direction(self, config: Any) -> None:
+        tables, egress = [PEOPLE], ("192.0.2.7/32",)
+        both = config.setup_script(tables, egress=egress)
+        exporting = config.setup_script(tables, direction=Direction.EXPORT, egress=egress)
+        importing = config.setup_script(tables, direction=Direction.IMPORT, egress=egress)
+        if config.traits.title != "DuckDB file":  # there a script gives no rights
+            assert len({both, exporting, importing}) == 3
+            assert all("192.0.2.7" in script for script in (both, exporting, importing))
+        assert "people" in exporting
+        assert "people" not in importing
