@@ -6,7 +6,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Mapping as Fields
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,30 @@ from isthmus.model.intake import Counts
 from isthmus.model.mapping import Mapping, as_document
 from isthmus.store import people as stored
 from isthmus.warehouses import duckdb_tills
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the story takes place: the connection it delivers to, the one that the tills load into every night, and how
+    they do so. `secrets` are the variables that the connections' fields name."""
+
+    title: str
+    warehouse: Fields[str, object]
+    tills: Fields[str, object]
+    ring_up: Callable[[Path], None]
+    secrets: Fields[str, str] = field(default_factory=dict)
+
+
+def in_files(app: App) -> Place:
+    """The place that needs nothing: a DuckDB file for each."""
+    folder, temp_dir = app.home / "demo", app.home / "tmp" / "tills"
+    return Place(
+        "a DuckDB warehouse",
+        {"kind": "duckdb", "path": "./warehouse.duckdb"},
+        {"kind": "duckdb", "path": "./tills.duckdb"},
+        lambda purchases: duckdb_tills.ring_up(folder / "tills.duckdb", purchases, temp_dir=temp_dir),
+    )
+
 
 Tell = Callable[[str, dict[str, Any]], None]
 """Told each step of the story: its name and its figures."""
@@ -62,7 +88,9 @@ def _mark(home: Path, seq: int | None) -> None:
     (home / _MARKER).write_text(json.dumps({"made_by": "isthmus demo", "seq": seq}) + "\n")
 
 
-def tell_demo(app: App, tell: Tell, *, step: Step = lambda done, total: None) -> dict[str, Any]:
+def tell_demo(
+    app: App, tell: Tell, *, step: Step = lambda done, total: None, place: Place | None = None
+) -> dict[str, Any]:
     """Land a year of purchases, deliver them, let the world change, deliver the change, and prove both sides equal.
 
     Returns all figures. Raises whatever goes wrong on the way.
@@ -82,10 +110,10 @@ def tell_demo(app: App, tell: Tell, *, step: Step = lambda done, total: None) ->
     def land(path: Path, mapping: Mapping) -> Counts:
         return load(app.lake, path, mapping.data, mapping=mapping, report=step)
 
-    tills, temp_dir = folder / "tills.duckdb", app.home / "tmp" / "tills"
+    place = place or in_files(app)
     with chapter("prepare"):
         files = prepare(folder)
-        duckdb_tills.open_tills(tills, files.last_month, temp_dir=temp_dir)
+        place.ring_up(files.last_month)
     with chapter("land") as facts:
         total = land(files.households, HOUSEHOLDS)
         facts["profiles"] = total.landed
@@ -97,19 +125,19 @@ def tell_demo(app: App, tell: Tell, *, step: Step = lambda done, total: None) ->
             counts = land(path, mapping)
             facts[name], facts["rejected"] = counts.landed, facts.get("rejected", 0) + counts.rejected
     with chapter("import") as facts:
-        _wish(app, folder, TILLS)
+        _wish(app, folder, place, TILLS)
         facts.update(_import(app, step))
     with chapter("mend") as facts:
-        _wish(app, folder, TILLS_MENDED)
+        _wish(app, folder, place, TILLS_MENDED)
         facts["purchases"] = people.replay_import(app, INTAKE).landed
         facts["left"] = len(people.list_rejections(app, source=INTAKE, limit=None))
     with chapter("deliver") as facts:
-        facts["rows"] = _run(app, step)
+        facts["rows"], facts["to"] = _run(app, step), place.title
     with chapter("prove") as facts:
         proof = syncing.verify_sync(app, SYNC)
         facts["rows"], facts["equal"] = proof.rows, proof.equal
     with chapter("change") as facts:
-        duckdb_tills.ring_up(tills, files.last_week, temp_dir=temp_dir)
+        place.ring_up(files.last_week)
         facts.update(_import(app, step))
         facts.update(_merge(app, folder))
         facts["erased_events"] = people.erase_person(app, _ERASED)["events"]
@@ -121,17 +149,17 @@ def tell_demo(app: App, tell: Tell, *, step: Step = lambda done, total: None) ->
     with chapter("nothing new") as facts:
         facts["rows"] = _run(app, step)
     _mark(app.home, app.lake.snapshot().seq)
-    figures["warehouse"] = str(folder / "warehouse.duckdb")
+    figures["warehouse"] = place.title
     figures["equal"] = figures["prove"]["equal"] and figures["prove again"]["equal"]
     return figures
 
 
-def _wish(app: App, folder: Path, mapping: Mapping) -> None:
+def _wish(app: App, folder: Path, place: Place, mapping: Mapping) -> None:
     """Apply what the story wants: one export of everything, and the purchases of December through a mapping."""
     wish = {
         "connections": [
-            {"name": "demo-warehouse", "kind": "duckdb", "path": "./warehouse.duckdb"},
-            {"name": "tills", "kind": "duckdb", "path": "./tills.duckdb"},
+            {"name": "demo-warehouse", **place.warehouse},
+            {"name": "tills", **place.tills},
         ],
         "exports": [{"name": SYNC, "connection": "demo-warehouse", "history": "all", "schedule": "hourly"}],
         "imports": [
@@ -146,7 +174,7 @@ def _wish(app: App, folder: Path, mapping: Mapping) -> None:
     }
     file = folder / "isthmus.yaml"
     file.write_text(yaml.safe_dump(wish, sort_keys=False))
-    apply(app, file, plan_only=False, environ={})
+    apply(app, file, plan_only=False, environ=dict(place.secrets))
 
 
 def _import(app: App, step: Step) -> dict[str, Any]:

@@ -14,18 +14,12 @@ VIEW = "purchases"
 """In the schema that a connection reads unless it says otherwise."""
 
 
-def open_tills(file: Path, purchases: Path, *, temp_dir: Path) -> None:
-    """Make the file anew, with the purchases of a Parquet file in it."""
-    file.unlink(missing_ok=True)
-    schema = duck.identifier(DuckDBConfig.traits.default_import_schema)
-    with duck.connect(str(file), memory_mb=512, temp_dir=temp_dir) as con:
-        con.execute("CREATE SCHEMA shop")
-        con.execute(f"CREATE TABLE shop.lines AS FROM read_parquet({duck.literal(str(purchases))})")
-        con.execute(f"CREATE SCHEMA {schema}")
-        con.execute(f"CREATE VIEW {schema}.{VIEW} AS FROM shop.lines")
-
-
 def ring_up(file: Path, purchases: Path, *, temp_dir: Path) -> None:
-    """More purchases, of another Parquet file."""
+    """Purchases of a Parquet file, into the tills' warehouse; it is made if it is not there."""
+    schema, rows = duck.identifier(DuckDBConfig.traits.default_import_schema), duck.literal(str(purchases))
     with duck.connect(str(file), memory_mb=512, temp_dir=temp_dir) as con:
-        con.execute(f"INSERT INTO shop.lines BY NAME FROM read_parquet({duck.literal(str(purchases))})")
+        con.execute("CREATE SCHEMA IF NOT EXISTS shop")
+        con.execute(f"CREATE TABLE IF NOT EXISTS shop.lines AS FROM read_parquet({rows}) LIMIT 0")
+        con.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        con.execute(f"CREATE VIEW IF NOT EXISTS {schema}.{VIEW} AS FROM shop.lines")
+        con.execute(f"INSERT INTO shop.lines BY NAME FROM read_parquet({rows})")

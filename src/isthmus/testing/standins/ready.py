@@ -1,0 +1,102 @@
+"""Stand-ins that a person could connect to: their set-up script has been run, and there is a user that it made.
+
+What the demo and the benchmarks need of every kind alike. The tests of a connector start its stand-in themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isthmus.model.table import Batch, Column, SeqRange, Table, Type
+from isthmus.secrets import Secret
+from isthmus.testing.standins.postgres import postgres
+from isthmus.warehouses.postgres import PostgresConfig
+from isthmus.warehouses.protocol import Config
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A stand-in with its config; `what` it is, for a person.
+
+    `customer` is the config with which the customer itself writes where `config` imports from; with None, the stand-in
+    fills its tables in its own way, by `fill`. `statements` are those that were sent so far, where the stand-in keeps a
+    log of them.
+    """
+
+    what: str
+    config: Config
+    customer: Config | None
+    statements: Callable[[], Sequence[str]] | None = None
+    fill: Callable[[str, Path], None] | None = None
+
+    def connection(self) -> tuple[dict[str, object], dict[str, str]]:
+        """The connection as in a file to apply, and the variables with its secrets."""
+        given: dict[str, object] = {"kind": self.config.kind}
+        environ: dict[str, str] = {}
+        for f in fields(self.config):  # type: ignore[arg-type]
+            value = getattr(self.config, f.name)
+            if isinstance(value, Secret):
+                environ[f"STANDIN_{f.name.upper()}"] = value.reveal()
+                value = {"env": f"STANDIN_{f.name.upper()}"}
+            if value is not None:
+                given[f.name] = value
+        return given, environ
+
+    def expose(self, name: str, file: Path) -> None:
+        """What a customer does: more rows of a Parquet file into a table that we may read. It is made if need be."""
+        if self.fill is not None:
+            self.fill(name, file)
+            return
+        assert self.customer is not None
+        found = pq.read_table(file)
+        columns = tuple(Column(f.name, _type(f.type)) for f in found.schema)
+        table = Table(name, columns)
+        fitting = file.with_suffix(f".{uuid4().hex}.parquet")
+        pq.write_table(found.cast(table.schema), fitting, compression="zstd")
+        try:
+            with closing(self.customer.open()) as warehouse:
+                warehouse.create(table)
+                warehouse.load(Batch(uuid4().hex, table, (fitting,), len(found), SeqRange(None, None), adds_only=True))
+        finally:
+            fitting.unlink()
+
+
+@contextmanager
+def _postgres(tables: Sequence[Table]) -> Iterator[Ready]:
+    with postgres() as server:
+        made = PostgresConfig(
+            host=server.host,
+            port=server.port,
+            database=server.fresh_database(),
+            username="isthmus",
+            password=Secret(uuid4().hex),
+        )
+        with psycopg.connect(server.url(made.database), autocommit=True) as con:
+            con.execute(made.setup_script(tables).encode())
+            con.execute(f"ALTER ROLE isthmus PASSWORD '{made.password.reveal()}'".encode())
+        owner = replace(made, username=server.username, password=Secret(server.password), schema=made.import_schema)
+        yield Ready("a real server, started for this", made, owner)
+
+
+READY: Mapping[str, Callable[[Sequence[Table]], AbstractContextManager[Ready]]] = {
+    "postgres": _postgres,
+}
+"""Every kind that has a stand-in."""
+
+
+def _type(arrow: pa.DataType) -> Type:
+    if pa.types.is_timestamp(arrow) or pa.types.is_date(arrow):
+        return Type.TIMESTAMP
+    if pa.types.is_floating(arrow) or pa.types.is_decimal(arrow):
+        return Type.DOUBLE
+    if pa.types.is_integer(arrow):
+        return Type.BIGINT
+    return Type.BOOLEAN if pa.types.is_boolean(arrow) else Type.TEXT
