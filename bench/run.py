@@ -2,7 +2,7 @@
 
     make bench                       all of it: about a quarter of an hour on two idle cores, more the first time
     make bench ARGS="--quick"        on a tenth of the data, once each: whether everything still runs
-    make bench ARGS="--only land"    one group: land, history, postgres, periodic, imports, runs or size
+    make bench ARGS="--only land"    one group: land, history, postgres, periodic, imports, warehouses, runs or size
     make bench ARGS="--write-docs"   and put the figures into docs/benchmarks.md
 
 Variants take turns, each in a process of its own; the figure is the median of each. See docs/benchmarks.md.
@@ -29,6 +29,7 @@ from typing import Any
 import ground
 
 import runs
+import warehouses
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
@@ -64,11 +65,14 @@ class Sample:
 class Bench:
     """Runs variants on one ground and collects figures."""
 
-    def __init__(self, rows: int, times: int, repetitions: int | None, parts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, rows: int, times: int, repetitions: int | None, parts: Sequence[str] = (), kinds: Sequence[str] = ()
+    ) -> None:
         self.ground = ground.Ground(rows, times)
         self.repetitions = repetitions
         self.quick = repetitions is not None
         self.parts = parts
+        self.kinds = kinds
         self.figures: list[Figure] = []
         self.peaks: dict[str, int] = {}
 
@@ -292,7 +296,7 @@ def installed_size(name: str) -> int:
 
 def memory(bench: Bench) -> None:
     for name, peak in bench.peaks.items():
-        if name.startswith(("plain", "postgres_plain")):
+        if name.startswith(("plain", "postgres_plain", "load_bare", "read_bare")):
             continue
         bench.most("memory", f"peak of `{name}`", peak, "MB", MEMORY_MB)
 
@@ -303,6 +307,7 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
     "postgres": postgres,
     "periodic": periodic,
     "imports": imports,
+    "warehouses": lambda bench: warehouses.measure(bench, bench.kinds),
     "runs": runs.measure,
     "size": size,
 }
@@ -337,9 +342,11 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="a tenth of the data, once each")
     options.add_argument("--only", choices=list(GROUPS), help="one group of figures")
     options.add_argument("--part", action="append", default=[], choices=runs.PARTS, help="a part of the group runs")
+    options.add_argument("--kind", action="append", default=[], help="a kind of the group warehouses")
     options.add_argument("--write-docs", action="store_true", help=f"put the figures into {PAGE.name}")
     chosen = options.parse_args()
-    bench = Bench(100_000, 3, 1, chosen.part) if chosen.quick else Bench(0, 10, None, chosen.part)
+    rows, times, repetitions = (100_000, 3, 1) if chosen.quick else (0, 10, None)
+    bench = Bench(rows, times, repetitions, chosen.part, chosen.kind)
     for name, measure in GROUPS.items():
         if chosen.only in (None, name):
             print(f"{name}:")

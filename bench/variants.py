@@ -19,6 +19,8 @@ import ground
 import intakes
 from ground import Ground
 
+import warehouses
+
 NEW_ROWS = 100_000
 
 
@@ -313,7 +315,7 @@ def _count(con: Any, table: str) -> int:
 
 
 def main(name: str, rows: int, times: int, arguments: dict[str, Any]) -> None:
-    measure: Callable[..., int] = globals().get(name) or getattr(intakes, name)
+    measure: Callable[..., int] = globals().get(name) or getattr(intakes, name, None) or getattr(warehouses, name)
     clock = Clock()
     found = measure(Ground(rows, times), clock, **arguments)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
