@@ -107,6 +107,7 @@ class Situations:
         return load
 
     def expose(self, config: Config, table: Table, rows: list[dict[str, Any]], folder: Path) -> Relation:
+        """A table with these rows where `config` imports from, filled by somebody who may: here, by a load."""
         opened = self.exposing(config).open()
         opened.create(table)
         opened.load(batch_of(folder, table, rows))

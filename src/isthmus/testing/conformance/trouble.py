@@ -30,24 +30,24 @@ class Trouble(Situations):
 
     # Trouble
 
-    def test_what_is_not_there_is_missing(self, warehouse: Warehouse, config: Any, people: Any, tmp_path: Path) -> None:
+    def test_what_is_not_there_is_missing(self, warehouse: Warehouse, config: Any, tmp_path: Path) -> None:
         nothing = Relation(getattr(config, self.import_field), "nothing here")
+        people = self.expose(config, PEOPLE, [{"id": "1"}], tmp_path)
         for ask in (
             lambda: warehouse.schema(nothing),
             lambda: list(warehouse.read(nothing)),
             lambda: warehouse.count(nothing),
-            lambda: list(warehouse.tally(Table("nothing", PEOPLE.columns, ("id",)), SeqRange(None, None))),
-            lambda: warehouse.load(batch_of(tmp_path, Table("nothing", NOTES.columns), [{"note": "x"}])),
-            lambda: list(warehouse.read(self.target(config, PEOPLE), window=Window("nothing", None, MOMENT, None))),
+            lambda: list(warehouse.read(people, window=Window("nothing", None, MOMENT, None))),
         ):
             with pytest.raises(Missing) as caught:
                 ask()
             assert caught.value.hint
             assert not caught.value.retryable
 
-    def test_a_window_over_a_column_that_is_no_time(self, warehouse: Warehouse, config: Config, people: Any) -> None:
+    def test_a_window_over_a_column_that_is_no_time(self, warehouse: Warehouse, config: Config, tmp_path: Path) -> None:
+        people = self.expose(config, PEOPLE, [{"id": "1"}], tmp_path)
         with pytest.raises(Mismatch) as caught:
-            warehouse.count(self.target(config, PEOPLE), window=Window("name", None, MOMENT, None))
+            warehouse.count(people, window=Window("name", None, MOMENT, None))
         assert caught.value.column == "name"
 
     def test_a_wrong_secret_is_denied_and_not_repeated(self, config: Config) -> None:
@@ -97,12 +97,29 @@ class Trouble(Situations):
 
     def test_the_setup_script_holds_no_secret_and_names_every_table(self, config: Any) -> None:
         script = config.setup_script([PEOPLE, EVERY_TYPE])
-        for part in ("people", "every_type", getattr(config, self.import_field), getattr(config, self.temp_field)):
+        tables = ("people", "every_type") if config.traits.loads else ()
+        for part in (*tables, getattr(config, self.import_field), getattr(config, self.temp_field)):
             assert part in script
         for field in fields(config.kind):
             if field.secret:
                 secret = getattr(config, field.name)
                 assert secret is None or secret.reveal() not in script
+
+
+class LoadingTrouble(Trouble):
+    """The same, and what only a kind that loads can meet."""
+
+    def test_what_a_load_needs_and_is_not_there_is_missing(
+        self, warehouse: Warehouse, people: Any, tmp_path: Path
+    ) -> None:
+        for ask in (
+            lambda: list(warehouse.tally(Table("nothing", PEOPLE.columns, ("id",)), SeqRange(None, None))),
+            lambda: warehouse.load(batch_of(tmp_path, Table("nothing", NOTES.columns), [{"note": "x"}])),
+        ):
+            with pytest.raises(Missing) as caught:
+                ask()
+            assert caught.value.hint
+            assert not caught.value.retryable
 
     def test_a_script_gives_only_the_rights_of_its_direction(self, config: Any) -> None:
         tables, egress = [PEOPLE], ("192.0.2.7/32",)

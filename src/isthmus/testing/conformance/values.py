@@ -88,16 +88,21 @@ _any_row = st.fixed_dictionaries(
 )
 
 
+def edge_rows() -> list[dict[str, Any]]:
+    """Rows of EVERY_TYPE: one of nothing, and one for each edge."""
+    rows: list[dict[str, Any]] = [{"id": "nothing"}]
+    for column, values in EDGES.items():
+        rows += [{"id": f"{column}{n}", column: value, SEQ: 1 + n % 2} for n, value in enumerate(values)]
+    return rows
+
+
 class Values(Situations):
     """Types, names and tallies."""
 
     # Types and names
 
     def edge_rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = [{"id": "nothing"}]
-        for column, values in EDGES.items():
-            rows += [{"id": f"{column}{n}", column: value, SEQ: 1 + n % 2} for n, value in enumerate(values)]
-        return rows
+        return edge_rows()
 
     def test_every_type_and_edge_comes_back_as_it_was(
         self, warehouse: Warehouse, config: Config, tmp_path: Path
