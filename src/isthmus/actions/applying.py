@@ -359,12 +359,15 @@ def _freshness_limit_s(wanted: _Export | _Import) -> int | None:
 
 
 def _require_own_tables(tx: Tx, name: str, connection_id: str, selection: Selection) -> None:
-    """Two exports must not write the same tables: each would undo the other's."""
+    """Two exports must not write the same tables: each would undo the other's. Into some kinds nothing is written."""
 
     def written(s: Selection) -> set[str]:
         return {p for p, there in (("profiles", s.profiles), ("events", s.events)) if there}
 
     here = connections.by_id(tx, connection_id)
+    if not (traits := kinds.KINDS[here.kind].traits).loads:
+        hint = "export to a connection of another kind, for example to S3, and read the files from there"
+        raise InvalidInput(f"the export {name!r} goes to {traits.title}, which is read only here", hint=hint)
     alike = [c for c in connections.every(tx) if _place(c) == _place(here)]  # one warehouse may have two names
     for other in (s for c in alike for s in syncs.of(tx, c.connection_id)):
         if _same_tables(other, name, selection) and written(other.selection) & written(selection):

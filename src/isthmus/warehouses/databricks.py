@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from isthmus.model.checks import Check
-from isthmus.model.errors import Denied, InvalidInput, Missing, Unreachable, WarehouseError
+from isthmus.model.errors import InvalidInput, Missing, Unreachable, WarehouseError
 from isthmus.model.table import Batch, Receipt, SeqRange, Table, Tally
 from isthmus.secrets import Secret
-from isthmus.warehouses import databricks_sql, sql
+from isthmus.warehouses import databricks_checks, databricks_sql, sql
 from isthmus.warehouses.databricks_errors import translated
 from isthmus.warehouses.databricks_sql import identifier
 from isthmus.warehouses.protocol import Count, Direction, Relation, Traits, Window, setting
@@ -27,8 +27,6 @@ BYTES = 32_000_000
 DOWNLOADS = 4
 
 _TRAITS = Traits("Databricks (Unity Catalog)", loads=False, reads=True)
-_Grant = tuple[str, str, str, str]
-_TRIED = 100  # relations that the check reads from, at most
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class DatabricksConfig:
         try:
             yield reached
             yield Check("Can we sign in?", True, detail=me)
-            yield from warehouse.questions(me)
+            yield from databricks_checks.questions(self, warehouse, me)
         finally:
             warehouse.close()
 
@@ -203,7 +201,7 @@ class DatabricksWarehouse:
         catalog, schema = self._config.catalog, self._config.import_schema
         found = [Relation(*row) for row in self.ask(databricks_sql.relations(catalog, schema))]
         if not found:  # nothing is there, or nothing of it may be seen: the next question says which
-            self._require(schema)
+            self.require(schema)
         yield from found
 
     def schema(self, relation: Relation) -> pa.Schema:
@@ -255,120 +253,9 @@ class DatabricksWarehouse:
     def user(self) -> str:
         return str(self.ask("SELECT current_user() AS me")[0][0])
 
-    def questions(self, me: str) -> Iterator[Check]:
-        """The checks of a session without a catalog, in order. `me` is who signed in."""
-        config = self._config
-        to = config.principal if me == config.principal or self._is_in(config.principal) else me
-        catalog = identifier(config.catalog)
-        importing, temporary = (identifier(config.catalog, s) for s in (config.import_schema, config.temp_schema))
-        way_in = sql.answer(
-            "May the catalog be used?",
-            lambda: self.ask(f"USE CATALOG {catalog}"),
-            databricks_sql.grant("USE CATALOG", "CATALOG", catalog, to),
-        )
-        yield way_in
-        if not way_in.passed:
-            return
-        absent = [s for s in (config.import_schema, config.temp_schema) if not self._is_there(s)]
-        yield self._all_there(absent)
-        opened = False
-        if config.import_schema not in absent:
-            may = sql.answer(
-                "May the import schema be used?",
-                lambda: self._require(config.import_schema),
-                databricks_sql.grant("USE SCHEMA", "SCHEMA", importing, to),
-            )
-            yield may
-            opened = may.passed
-        grants = {principal: self._grants(principal) for principal in dict.fromkeys((me, to))}
-        known = [g for found in grants.values() for g in found or ()]
-        # What a group may is not always told to its members.
-        perhaps = None in grants.values() or any(g[1] in ("SELECT", "ALL PRIVILEGES") for g in known)
-        if opened:
-            yield sql.answer(
-                "Can its tables and views be read?",
-                lambda: self._require_readable(perhaps_granted=perhaps),
-                databricks_sql.grant("SELECT", "SCHEMA", importing, to),
-            )
-        if config.temp_schema not in absent:
-            yield sql.answer(
-                "May the temporary schema be used?",
-                lambda: self._require(config.temp_schema),
-                databricks_sql.grant("USE SCHEMA", "SCHEMA", temporary, to),
-            )
-        yield self._surplus(known)
-
-    def _is_there(self, schema: str) -> bool:
-        try:
-            self._require(schema)
-        except Missing:
-            return False
-        except Denied:
-            pass  # whether it may be used is another question
-        return True
-
-    def _all_there(self, absent: Sequence[str]) -> Check:
-        question = "Are the schemas there?"
-        if not absent:
-            return Check(question, True)
-        return Check(
-            question,
-            False,
-            detail=f"not there: {', '.join(absent)}",
-            hint="make the missing schema; the set-up script makes both, with the rights",
-            statement=f"CREATE SCHEMA IF NOT EXISTS {identifier(self._config.catalog, absent[0])};",
-        )
-
-    def _require(self, schema: str) -> None:
+    def require(self, schema: str) -> None:
         """Raise Missing or Denied unless a schema is there and may be used."""
         self.ask(f"USE SCHEMA {identifier(self._config.catalog, schema)}")
-
-    def _require_readable(self, *, perhaps_granted: bool) -> None:
-        """Raise Denied unless everything that is there can be read, and what will be is not left out for sure."""
-        found = list(self.relations())
-        for relation in found[:_TRIED]:
-            self.ask(f"SELECT 1 AS n FROM {self._from(relation)} LIMIT 0")
-        if not found and not perhaps_granted:
-            raise Denied("nobody gave a right to read what will be there", hint="run the statement given here")
-
-    def _is_in(self, group: str) -> bool:
-        return bool(self.ask(f"SELECT is_account_group_member({databricks_sql.literal(group)}) AS yes")[0][0])
-
-    def _grants(self, principal: str) -> list[_Grant] | None:
-        """Who may do what on what kind of object of what name; None if we may not know."""
-        config, found = self._config, set()
-        for on in (
-            f"CATALOG {identifier(config.catalog)}",
-            f"SCHEMA {identifier(config.catalog, config.import_schema)}",
-            f"SCHEMA {identifier(config.catalog, config.temp_schema)}",
-        ):
-            try:
-                rows = self.ask(f"SHOW GRANTS {identifier(principal)} ON {on}")
-            except Missing:
-                continue
-            except Denied:
-                return None
-            found |= {(who, action, kind.upper(), key) for who, action, kind, key, *_ in rows}
-        return sorted(found)
-
-    def _surplus(self, grants: Sequence[_Grant]) -> Check:
-        config, question = self._config, "Are there rights it does not need?"
-        needed = {("USE CATALOG", "CATALOG", config.catalog.lower())}
-        importing, temporary = (f"{config.catalog}.{s}".lower() for s in (config.import_schema, config.temp_schema))
-        needed |= {("USE SCHEMA", "SCHEMA", importing), ("SELECT", "SCHEMA", importing)}
-        needed.add(("USE SCHEMA", "SCHEMA", temporary))
-        surplus = [g for g in grants if g[1] != "BROWSE" and (g[1], g[2], g[3].lower()) not in needed]
-        if not surplus:
-            return Check(question, True, detail="none that we can see")
-        who, action, kind, key = surplus[0]
-        return Check(
-            question,
-            True,
-            warns=True,
-            detail="not needed: " + ", ".join(f"{a} on {k.lower()} {name}" for _, a, k, name in surplus),
-            hint="take them away: a token that leaks opens less; after ALL PRIVILEGES run the set-up script again",
-            statement=databricks_sql.revoke(action, kind, identifier(*key.split(".")), who),
-        )
 
     # Inside
 

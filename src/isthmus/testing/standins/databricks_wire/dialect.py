@@ -76,6 +76,8 @@ def _call(call: Any, names: Names) -> None:
             call.replace(exp.Literal.string(names.catalog))
         case exp.CurrentSchema():
             call.replace(exp.Literal.string(names.schema))
+        case exp.ReadCSV() | exp.ReadParquet():
+            raise no_function(call.sql_name())  # DuckDB's, not Databricks'
         case exp.JSONFormat() if call.args.get("options"):
             raise not_understood("to_json", "with options this stand-in knows it in an outermost select list only")
         case exp.Anonymous():

@@ -286,6 +286,8 @@ def _failure(error: duckdb.Error, text: str) -> Failure:
             return Failure("UNRESOLVED_ROUTINE", f"Cannot resolve routine `{found[1]}` on search path.", "42883")
         case duckdb.CatalogException() if "already exists" in said:
             return Failure("TABLE_OR_VIEW_ALREADY_EXISTS", said, "42P07")
+        case duckdb.ConversionException() if "out of range" in said:
+            return Failure("CAST_OVERFLOW", said, "22003")
         case duckdb.ConversionException():
             return Failure("CAST_INVALID_INPUT", said, "22018")
         case duckdb.OutOfRangeException():
