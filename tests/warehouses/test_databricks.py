@@ -56,17 +56,9 @@ def config(server: DatabricksServer) -> Iterator[DatabricksConfig]:
         ca_file=server.ca_file,
     )
     for _ in range(2):
-        run(server, made.setup_script([]))
+        server.run(made.setup_script([]))
     yield made
     server.heal()
-
-
-def run(server: DatabricksServer, script: str) -> None:
-    """Run a script as the administrator: its statements end at the end of a line."""
-    code = "\n".join(line for line in script.splitlines() if not line.startswith("--"))
-    for statement in code.split(";\n"):
-        if statement.strip():
-            server.execute(statement)
 
 
 class TestDatabricks(ReadingConformance):
@@ -162,7 +154,7 @@ def test_the_statement_of_a_no_makes_it_a_yes(
         config = replace(
             config, principal=ME, access_token=Secret(server.principal(ME)), catalog=server.fresh_catalog()
         )
-        run(server, config.setup_script([]))
+        server.run(config.setup_script([]))
     if exposes:
         server.execute(f"CREATE TABLE {config.catalog}.{IMPORT}.orders (n INT)")
     assert all(c.passed and not c.warns for c in config.check())
@@ -174,7 +166,7 @@ def test_the_statement_of_a_no_makes_it_a_yes(
     assert refused
     assert refused[0].hint and refused[0].detail
     assert {c.statement for c in refused} == {refused[0].statement}, "one right is missing, and one statement gives it"
-    run(server, refused[0].statement + "\n")
+    server.run(refused[0].statement)
     assert all(c.passed for c in config.check())
 
 
@@ -189,7 +181,7 @@ def test_rights_too_many_are_named_with_the_statement_that_takes_them(
         (warned,) = [a for a in answers if a.warns]
         assert warned is answers[-1]
         assert warned.detail.count(" on schema ") == left
-        run(server, warned.statement + "\n")
+        server.run(warned.statement)
     assert not any(a.warns for a in config.check())
 
 
@@ -447,7 +439,7 @@ def test_a_host_may_be_given_as_the_browser_shows_it(config: DatabricksConfig) -
 
 def test_two_connections_at_once_do_not_meet(config: DatabricksConfig, server: DatabricksServer) -> None:
     other = replace(config, catalog=server.fresh_catalog())
-    run(server, other.setup_script([]))
+    server.run(other.setup_script([]))
     for each, value in ((config, 1), (other, 2)):
         server.execute(f"CREATE VIEW {each.catalog}.{IMPORT}.v AS SELECT {value} AS n")
     with closing(config.open()) as one, closing(other.open()) as two:

@@ -40,6 +40,13 @@ class DatabricksServer:
             cursor.execute(statement)
             return [tuple(row) for row in cursor.fetchall()]
 
+    def run(self, script: str) -> None:
+        """Run a script as the administrator: its statements end at the end of a line."""
+        code = "\n".join(line for line in script.splitlines() if not line.startswith("--"))
+        for statement in f"{code}\n".split(";\n"):
+            if statement.strip():
+                self.execute(statement)
+
     def connect(self, token: str = "") -> Any:
         """A connection of the official driver, which waits for nothing and reports nothing."""
         from databricks import sql

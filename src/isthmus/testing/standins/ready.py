@@ -17,7 +17,10 @@ import pyarrow.parquet as pq
 
 from isthmus.model.table import Batch, Column, SeqRange, Table, Type
 from isthmus.secrets import Secret
+from isthmus.testing.standins.databricks import databricks
 from isthmus.testing.standins.postgres import postgres
+from isthmus.warehouses import databricks_sql
+from isthmus.warehouses.databricks import DatabricksConfig
 from isthmus.warehouses.postgres import PostgresConfig
 from isthmus.warehouses.protocol import Config
 
@@ -86,8 +89,38 @@ def _postgres(tables: Sequence[Table]) -> Iterator[Ready]:
         yield Ready("a real server, started for this", made, owner)
 
 
+@contextmanager
+def _databricks(tables: Sequence[Table]) -> Iterator[Ready]:
+    with databricks() as server:
+        made = DatabricksConfig(
+            hostname=server.hostname,
+            http_path=server.http_path,
+            catalog=server.fresh_catalog(),
+            access_token=Secret(server.principal("isthmus-app", ["isthmus"])),
+            port=server.port,
+            ca_file=server.ca_file,
+        )
+        server.run(made.setup_script(tables))
+
+        def fill(name: str, file: Path) -> None:
+            rows = pq.read_table(file)
+            relation = databricks_sql.identifier(made.catalog, made.import_schema, name)
+            columns = [f"{databricks_sql.identifier(f.name)} {_DATABRICKS[_type(f.type)]}" for f in rows.schema]
+            server.execute(f"CREATE TABLE IF NOT EXISTS {relation} ({', '.join(columns)})")
+            server.fill(relation, rows)
+
+        yield Ready("a stand-in of our own", made, None, lambda: [s for _, s in server.log()], fill)
+
+
+_DATABRICKS = {
+    Type.TEXT: "STRING", Type.TIMESTAMP: "TIMESTAMP", Type.DOUBLE: "DOUBLE", Type.BIGINT: "BIGINT",
+    Type.BOOLEAN: "BOOLEAN",
+}  # fmt: skip
+
+
 READY: Mapping[str, Callable[[Sequence[Table]], AbstractContextManager[Ready]]] = {
     "postgres": _postgres,
+    "databricks": _databricks,
 }
 """Every kind that has a stand-in."""
 
