@@ -9,11 +9,11 @@ COMPILE := $(BIN)/uv --quiet pip compile --generate-hashes --no-header --no-anno
 
 # Tests make and sync thousands of small files: where memory can serve as a disk, it does.
 SHM := $(shell test -d /dev/shm -a -w /dev/shm && echo /dev/shm)
-test test-long: export TMPDIR := $(or $(SHM),$(TMPDIR),/tmp)
+test test-long test-live matrix: export TMPDIR := $(or $(SHM),$(TMPDIR),/tmp)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo standins test test-long bench lint format docs lock clean
+.PHONY: help setup demo standins test test-long test-live matrix bench lint format docs lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,13 @@ test: setup lint standins ## everything that must hold before a change is taken
 
 test-long: setup standins ## the slower proofs
 	@$(BIN)/pytest -m long $(ARGS)
+
+test-live: setup ## the conformance suite against a real account: KIND=snowflake, its fields in ISTHMUS_LIVE_<FIELD>
+	@ISTHMUS_LIVE_KIND="$(KIND)" $(BIN)/pytest -rs -p no:cacheprovider tests/live $(ARGS)
+
+matrix: setup standins ## the conformance suite of every kind, written to docs/warehouses/matrix.md
+	@$(BIN)/pytest -n auto --dist worksteal -p isthmus.testing.conformance.matrix --matrix docs/warehouses/matrix.md \
+		tests/warehouses -m "not long" $(ARGS)
 
 bench: setup standins ## how fast, how much memory: measured here, now
 	@$(BIN)/python bench/run.py $(ARGS)

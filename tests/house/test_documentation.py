@@ -88,7 +88,7 @@ def test_every_word_of_the_command_line_and_the_settings_is_findable() -> None:
         f"{page.relative_to(ROOT)}: {name}"
         for page in _pages()
         for name in re.findall(r"\bISTHMUS_[A-Z0-9_]+\b", page.read_text())
-        if name not in known
+        if name not in known and not name.startswith("ISTHMUS_LIVE_")  # these are the live tests' own
     }
     assert not unknown
 

@@ -49,7 +49,7 @@ def questions(config: DatabricksConfig, warehouse: DatabricksWarehouse, me: str)
     if opened:
         yield sql.answer(
             "Can its tables and views be read?",
-            lambda: _require_readable(config, warehouse, perhaps_granted=perhaps),
+            lambda: _require_readable(config, warehouse, me, perhaps_granted=perhaps),
             databricks_sql.grant("SELECT", "SCHEMA", importing, to),
         )
     if config.temp_schema not in absent:
@@ -84,13 +84,17 @@ def _all_there(config: DatabricksConfig, absent: Sequence[str]) -> Check:
     )
 
 
-def _require_readable(config: DatabricksConfig, warehouse: DatabricksWarehouse, *, perhaps_granted: bool) -> None:
+def _require_readable(
+    config: DatabricksConfig, warehouse: DatabricksWarehouse, me: str, *, perhaps_granted: bool
+) -> None:
     """Raise Denied unless everything that is there can be read, and what will be is not left out for sure."""
     found = list(warehouse.relations())
     for relation in found[:_TRIED]:
         warehouse.ask(f"SELECT 1 AS n FROM {databricks_sql.origin(config.catalog, relation)} LIMIT 0")
     if not found and not perhaps_granted:
-        raise Denied("nobody gave a right to read what will be there", hint="run the statement given here")
+        owners = [row[0] for row in warehouse.ask(databricks_sql.owner(config.catalog, config.import_schema))]
+        if not any(owner == me or _is_in(warehouse, owner) for owner in owners):  # an owner needs no right
+            raise Denied("nobody gave a right to read what will be there", hint="run the statement given here")
 
 
 def _is_in(warehouse: DatabricksWarehouse, group: str) -> bool:

@@ -182,6 +182,13 @@ def relations(catalog: str, schema: str) -> str:
 # Rights
 
 
+def owner(catalog: str, schema: str) -> str:
+    return (
+        f"SELECT schema_owner FROM {identifier(catalog)}.information_schema.schemata "
+        f"WHERE schema_name = {literal(schema.lower())}"
+    )
+
+
 def grant(action: str, kind: str, name: str, principal: str) -> str:
     return f"GRANT {action} ON {kind} {name} TO {identifier(principal)};"
 

@@ -175,8 +175,10 @@ class Statements:
         """A view of the information schema, as values: what the one who asks may see."""
         catalog = parts[0]
         if parts[2] == "schemata":
-            heads = ["catalog_name", "schema_name"]
-            rows = [on for on in self.data.schemas(catalog) if self.data.access.sees(session.user, on)]
+            heads = ["catalog_name", "schema_name", "schema_owner"]
+            access = self.data.access
+            seen = [on for on in self.data.schemas(catalog) if access.sees(session.user, on)]
+            rows = [(*on, access.owners.get(on, access.administrator)) for on in seen]
         elif parts[2] == "tables":
             heads = ["table_catalog", "table_schema", "table_name", "table_type"]
             rows = [(*on, kind) for on, kind in self.data.relations(catalog) if self.data.access.sees(session.user, on)]
