@@ -23,7 +23,7 @@ TIMEOUT_S = 60
 """How long one answer is waited for. A long query is asked about again and again, and is as long as it is."""
 ROWS = 65_536
 BYTES = 32_000_000
-"""What is asked for at a time: with what is fetched ahead, four times as much is in memory."""
+"""What is asked for at a time. With what is fetched ahead and unpacked, some seven times as much is in memory."""
 DOWNLOADS = 4
 
 _TRAITS = Traits("Databricks (Unity Catalog)", loads=False, reads=True)
