@@ -18,7 +18,7 @@ from isthmus.warehouses.s3_errors import CONFLICTS
 PART_BYTES = 16 * 1024 * 1024
 WHOLE_BYTES = 8 * 1024 * 1024
 """Up to this a file is put in one request; from there in parts, which nobody sees before they are put together."""
-AT_ONCE = 4
+AT_ONCE = 8
 
 Send = Callable[..., dict[str, Any]]
 

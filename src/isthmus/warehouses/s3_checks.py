@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from isthmus.warehouses.s3 import S3Config, S3Warehouse
 
 _PROBE = Table("_isthmus_probe", (Column("id", Type.TEXT), Column(SEQ, Type.BIGINT)), key=("id",))
+_CONTENT = b"probe"
 
 
 def questions(config: S3Config, connect: Callable[[S3Config], S3Warehouse]) -> Iterator[Check]:
@@ -82,43 +83,48 @@ def _who(config: S3Config) -> str:
 
 
 def _rights(config: S3Config, warehouse: S3Warehouse) -> Iterator[Check]:
+    """Right by right, in three places. Where one is missing, those that build on it are not asked for."""
     bucket: Bucket = warehouse._bucket
     token = uuid4().hex[:12]
-    temporary = s3_manifest.folder(config.temp_prefix)
-    target = s3_manifest.folder(config.prefix)
-    importing = s3_manifest.folder(config.import_prefix)
-
-    def ask(question: str, attempt: Callable[[], object], right: str) -> Check:
-        return sql.answer(question, attempt, s3_setup.granting(config, right))
-
-    yield ask("Can the import prefix be listed?", lambda: bucket.list(importing, limit=1), "list-import")
-    yield ask("Can its files be read?", lambda: _read_one(bucket, importing, token), "read-import")
-
-    key = f"{temporary}_isthmus_probe-{token}"
-    yield ask(f"Can {temporary} be listed?", lambda: bucket.list(temporary, limit=1), "list-temp")
-    put = ask(f"Can we put an object into {temporary}?", lambda: bucket.put(key, b"probe"), "put-temp")
-    yield put
-    if put.passed:
-        yield ask("Can we read it?", lambda: _same(bucket.get(key), b"probe"), "get-temp")
-        yield _conditional(bucket, key)
-        yield ask("Can we give up a file half-way?", lambda: _half_way(bucket, key), "abort-temp")
-        yield ask("Can we delete it?", lambda: bucket.delete([key]), "delete-temp")
-
+    temporary, target, importing = (
+        s3_manifest.folder(p) for p in (config.temp_prefix, config.prefix, config.import_prefix)
+    )
+    yield from _in_turn(
+        config,
+        ("Can the import prefix be listed?", lambda: bucket.list(importing, limit=1), "list-import"),
+        ("Can its files be read?", lambda: _read_one(bucket, importing, token), "read-import"),
+    )
+    at = f"{temporary}{_PROBE.name}-{token}"
+    yield from _in_turn(
+        config,
+        (f"Can {temporary} be listed?", lambda: bucket.list(temporary, limit=1), "list-temp"),
+        (f"Can we put an object into {temporary}?", lambda: bucket.put(at, _CONTENT), "put-temp"),
+        (f"Can we read what is in {temporary}?", lambda: _read_again(bucket, at), "get-temp"),
+        ("Does the store refuse to put an object over another, if told so?", lambda: _conditional(bucket, at), ""),
+        (f"Can we give up a file half-way in {temporary}?", lambda: _half_way(bucket, at), "abort-temp"),
+        (f"Can we delete what is in {temporary}?", lambda: bucket.delete([at]), "delete-temp"),
+    )
     place = target or "the top of the bucket"
-    yield ask(f"Can {place} be listed?", lambda: bucket.list(target, limit=1), "list-target")
-    loads = f"Can we load into {place}?"
-    key = f"{target}{_PROBE.name}/{token}"
-    for question, attempt, right in (
-        (f"Can we put an object into {place}?", lambda: bucket.put(key, b"probe"), "put-target"),
-        ("Can we read what is there?", lambda: _same(bucket.get(key), b"probe"), "get-target"),
-        ("Can we delete what is there?", lambda: bucket.delete([key]), "delete-target"),
-        (loads, lambda: _load_a_row(warehouse, f"{_PROBE.name}_{token}"), "put-target"),
-    ):
-        answer = ask(question, attempt, right)
+    key = f"{target}{_PROBE.name}-{token}"
+    yield from _in_turn(
+        config,
+        (f"Can {place} be listed?", lambda: bucket.list(target, limit=1), "list-target"),
+        (f"Can we put an object into {place}?", lambda: bucket.put(key, _CONTENT), "put-target"),
+        (f"Can we read what is in {place}?", lambda: _read_again(bucket, key), "get-target"),
+        (f"Can we give up a file half-way in {place}?", lambda: _half_way(bucket, key), "abort-target"),
+        (f"Can we delete what is in {place}?", lambda: bucket.delete([key]), "delete-target"),
+        (f"Can we load a row into {place}?", lambda: _load_a_row(warehouse, f"{_PROBE.name}_{token}"), "put-target"),
+    )
+    yield _surplus(config, bucket, token)
+
+
+def _in_turn(config: S3Config, *asked: tuple[str, Callable[[], object], str]) -> Iterator[Check]:
+    """Questions that build on one another, up to the first no."""
+    for question, attempt, right in asked:
+        answer = sql.answer(question, attempt, s3_setup.granting(config, right) if right else "")
         yield answer
         if not answer.passed:
-            break
-    yield _surplus(config, bucket, token)
+            return
 
 
 def _read_one(bucket: Bucket, prefix: str, token: str) -> None:
@@ -127,23 +133,23 @@ def _read_one(bucket: Bucket, prefix: str, token: str) -> None:
     bucket.get(found)
 
 
-def _same(found: bytes | None, wanted: bytes) -> None:
-    if found != wanted:
+def _read_again(bucket: Bucket, key: str) -> None:
+    if bucket.get(key) != _CONTENT:
         hint = "the store must show an object at once when it has been put: ask whoever runs it"
         raise Missing("an object that was just put is not there", hint=hint)
 
 
-def _conditional(bucket: Bucket, key: str) -> Check:
-    """Two conditions, one of which must fail: exactly-once rests on it."""
-    question = "Does the store refuse to put an object over another, if told so?"
-    hint = "use a store that honours If-None-Match: Amazon S3 does; MinIO, Ceph and others do in newer versions"
-    try:
-        if bucket.put_new(key, b"over it"):
-            detail = "it put the object all the same: two loads at once could undo each other"
-            return Check(question, False, detail=detail, hint=hint)
-    except WarehouseError as e:
-        return Check(question, False, detail=e.vendor or e.summary, hint=hint)
-    return Check(question, True)
+def _conditional(bucket: Bucket, key: str) -> None:
+    """A condition that cannot hold: exactly-once rests on it."""
+    if bucket.put_new(key, b"over it"):
+        hint = "use a store that honours If-None-Match: Amazon S3 does; MinIO, Ceph and others do in newer versions"
+        raise Mismatch(
+            "it put the object all the same: two loads at once could undo each other",
+            column="",
+            ours="refused",
+            theirs="put",
+            hint=hint,
+        )
 
 
 def _half_way(bucket: Bucket, key: str) -> None:

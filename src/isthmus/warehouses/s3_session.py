@@ -43,6 +43,12 @@ class _Given:
         return self.credentials
 
 
+def _stay(params: Any, **_: Any) -> None:
+    """Keep the driver from going to another region by itself: DuckDB would not follow, and where the store does not
+    name one, the driver asks itself without end."""
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
 class S3Session:
     """A client for one config. Takes on the role, if there is one, and does so again before it ends."""
 
@@ -69,6 +75,7 @@ class S3Session:
         with translated(self.secrets()):
             self._credentials = self._signing()
             self.client = self._client("s3", config.endpoint_url, credentials=self._credentials)
+            self.client.meta.events.register("before-call.s3", _stay)
         self._given: tuple[Any, ...] | None = None
 
     def close(self) -> None:
