@@ -277,7 +277,7 @@ class S3Warehouse:
         if relation.kind == "query":
             hint = "import a folder or a file under the import prefix"
             raise Missing("a bucket does not answer queries", hint=hint)
-        origin = s3_relations.origin(self._bucket, relation)
+        origin = s3_relations.origin(self._bucket, relation, lambda statement: self._query(statement))
         return origin, {row[0]: row[1] for row in self._query(f"DESCRIBE SELECT * FROM {origin}").fetchall()}
 
     # Inside
@@ -287,7 +287,7 @@ class S3Warehouse:
         try:
             answer = self._execute("list_objects_v2", Prefix=self._prefix, MaxKeys=1)
         except Denied as e:
-            if e.code != "AccessDenied":
+            if e.code != "AccessDenied" or "AssumeRole" in e.vendor:
                 raise
             prefix = s3_manifest.folder(self._config.import_prefix)
             answer = self._execute("list_objects_v2", Prefix=prefix, MaxKeys=1)

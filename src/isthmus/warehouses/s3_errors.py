@@ -16,7 +16,7 @@ CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 @contextmanager
-def translated(secrets: Iterable[Secret]) -> Iterator[None]:
+def translated(secrets: Iterable[Secret], *also: type[Exception]) -> Iterator[None]:
     """Raise the driver's and DuckDB's errors as ours, without the secrets."""
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
@@ -26,7 +26,7 @@ def translated(secrets: Iterable[Secret]) -> Iterator[None]:
         status = str(e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
         code = str(e.response.get("Error", {}).get("Code") or status)
         raise _found(f"HTTP{code}" if code.isdecimal() else code, str(e), secrets) from e
-    except (BotoCoreError, HTTPClientError) as e:
+    except (BotoCoreError, HTTPClientError, *also) as e:
         raise _found(type(e).__name__, str(e), secrets) from e
     except duckdb.Error as e:
         raise _duckdb(e, secrets) from e

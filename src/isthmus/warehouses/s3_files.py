@@ -189,15 +189,22 @@ def form_of(key: str) -> str | None:
     return next((form for ending, form in ENDINGS.items() if key.lower().endswith(ending)), None)
 
 
-def theirs(form: str, addresses: Sequence[str]) -> str:
-    """The table function over a customer's files of one format; columns are brought together by name."""
+def theirs(form: str, addresses: Sequence[str], found: Mapping[str, str] | None = None) -> str:
+    """The table function over a customer's files of one format; columns are brought together by name.
+
+    `found` are the columns of lines of JSON with the types DuckDB sees in them. What it would take apart stays the JSON
+    text it is: two lines need not look alike inside.
+    """
     listed = ", ".join(literal(address) for address in addresses)
     if form == "parquet":
         return f"read_parquet([{listed}], union_by_name=true)"
     if form == "csv":
         return f"read_csv([{listed}], union_by_name=true, max_line_size=16777216, buffer_size=33554432)"
-    # What lies deeper than a column stays the JSON text it is.
-    return f"read_json([{listed}], union_by_name=true, maximum_depth=1, maximum_object_size={_LONGEST_BYTES})"
+    columns = ""
+    if found is not None:
+        types = ((name, "JSON" if _is_nested(kind) else kind) for name, kind in found.items())
+        columns = f", columns={{{', '.join(f'{literal(n)}: {literal(t)}' for n, t in types)}}}"
+    return f"read_json([{listed}], union_by_name=true, maximum_object_size={_LONGEST_BYTES}{columns})"
 
 
 _PLAIN = frozenset(
@@ -216,6 +223,10 @@ def _plain(name: str, kind: str) -> str:
     quoted = identifier(name)
     if kind in _PLAIN or kind.startswith("DECIMAL("):
         return f"q.{quoted}"
-    if kind.startswith(_NESTED) or kind.endswith("]"):
+    if _is_nested(kind):
         return f"to_json(q.{quoted})::VARCHAR AS {quoted}"
     return f"q.{quoted}::VARCHAR AS {quoted}"
+
+
+def _is_nested(kind: str) -> bool:
+    return kind.startswith(_NESTED) or kind.endswith("]")

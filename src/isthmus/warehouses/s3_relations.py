@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+import duckdb
 
 from isthmus.model.errors import Missing
 from isthmus.warehouses import s3_files, s3_manifest, s3_table, sql
@@ -33,10 +35,10 @@ def _holds_files(bucket: Bucket, folder: str) -> bool:
     return any(name.startswith(MANIFESTS) or s3_files.form_of(name) for name in names)
 
 
-def origin(bucket: Bucket, relation: Relation) -> str:
+def origin(bucket: Bucket, relation: Relation, ask: Callable[[str], duckdb.DuckDBPyConnection]) -> str:
     """The FROM of a relation: by its newest manifest, if it is a table of ours, else all its files.
 
-    Raises Missing if there is nothing that can be read.
+    `ask` is how DuckDB is asked what is in them. Raises Missing if there is nothing that can be read.
     """
     prefix = s3_manifest.folder(relation.schema)
     table = S3Table(bucket, prefix, relation.name)
@@ -57,5 +59,11 @@ def origin(bucket: Bucket, relation: Relation) -> str:
     if not by_form:
         hint = "what can be read are the folders of Parquet, CSV and JSON lines files under the import prefix"
         raise Missing(f"there is no folder or file {relation} in the bucket {bucket.name}", hint=hint)
-    parts = [f"SELECT * FROM {s3_files.theirs(form, addresses)}" for form, addresses in sorted(by_form.items())]
+    parts = []
+    for form, addresses in sorted(by_form.items()):
+        reading = s3_files.theirs(form, addresses)
+        if form == "jsonl":
+            described = ask(f"DESCRIBE SELECT * FROM {reading}").fetchall()
+            reading = s3_files.theirs(form, addresses, {row[0]: row[1] for row in described})
+        parts.append(f"SELECT * FROM {reading}")
     return "(" + " UNION ALL BY NAME ".join(parts) + ")"

@@ -72,7 +72,7 @@ class S3Session:
             **options,
         )
         self._key = (config.access_key_id, config.secret_access_key.reveal())
-        with translated(self.secrets()):
+        with translated(self.secrets(), ValueError):
             self._credentials = self._signing()
             self.client = self._client("s3", config.endpoint_url, credentials=self._credentials)
             self.client.meta.events.register("before-call.s3", _stay)

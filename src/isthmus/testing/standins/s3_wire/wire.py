@@ -108,9 +108,11 @@ class _Exchange(BaseHTTPRequestHandler):
         if what == "lose":
             self.close_connection = True
             return 0
-        status = 200 if what == "pretend" and answer.status == 412 else answer.status
-        self._answer(status, answer.getheaders(), content)
-        return status
+        if what == "pretend" and answer.status == 412:
+            self._answer(200, [("ETag", '"0"')], b"")
+            return 200
+        self._answer(answer.status, answer.getheaders(), content)
+        return answer.status
 
     def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
         self.send_response_only(status)
