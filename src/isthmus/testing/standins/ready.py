@@ -112,9 +112,7 @@ def _s3(tables: Sequence[Table]) -> Iterator[Ready]:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
-        admin = replace(
-            made, access_key_id=server.access_key_id, secret_access_key=Secret(server.secret_access_key)
-        )
+        admin = replace(made, access_key_id=server.access_key_id, secret_access_key=Secret(server.secret_access_key))
         yield Ready("a real server, started for this", made, replace(admin, prefix=made.import_prefix))
 
 
