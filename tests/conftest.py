@@ -27,3 +27,10 @@ def s3() -> Iterator[standins.S3Server]:
     """A real S3 server with a bucket. Tests share the bucket: use a prefix of your own in it."""
     with standins.s3() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def sts_server() -> Iterator[standins.StsServer]:
+    """AWS STS, and an S3 that takes the keys it gives."""
+    with standins.sts() as server:
+        yield server

@@ -160,12 +160,13 @@ def window_type(window: Window, theirs: Mapping[str, str], relation: Relation) -
 
 def parquet(files: Sequence[Path], options: str = "") -> str:
     """DuckDB's table function over exactly these files, whatever characters their names hold."""
-    paths = ", ".join(literal(_no_glob(str(f))) for f in files)
+    paths = ", ".join(literal(no_glob(f)) for f in files)
     return f"read_parquet([{paths}]{options})"
 
 
-def _no_glob(path: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in path)
+def no_glob(path: Path | str) -> str:
+    """The path as DuckDB reads it: exactly this file."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in str(path))
 
 
 def instant(microseconds: int | None) -> datetime | None:

@@ -8,5 +8,16 @@ from isthmus.testing.standins.databricks import DatabricksServer, databricks
 from isthmus.testing.standins.launching import free_ports
 from isthmus.testing.standins.postgres import PostgresServer, postgres
 from isthmus.testing.standins.s3 import S3Server, s3
+from isthmus.testing.standins.sts import StsServer, sts
 
-__all__ = ["DatabricksServer", "PostgresServer", "S3Server", "databricks", "free_ports", "postgres", "s3"]
+__all__ = [
+    "DatabricksServer",
+    "PostgresServer",
+    "S3Server",
+    "StsServer",
+    "databricks",
+    "free_ports",
+    "postgres",
+    "s3",
+    "sts",
+]

@@ -5,6 +5,7 @@ What the demo and the benchmarks need of every kind alike. The tests of a connec
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -15,14 +16,21 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isthmus.model.errors import WarehouseError
 from isthmus.model.table import Batch, Column, SeqRange, Table, Type
 from isthmus.secrets import Secret
+from isthmus.testing.standins.aws_command import aws_command
 from isthmus.testing.standins.databricks import databricks
+from isthmus.testing.standins.launching import folder_of_its_own
 from isthmus.testing.standins.postgres import postgres
+from isthmus.testing.standins.s3 import s3
 from isthmus.warehouses import databricks_sql
 from isthmus.warehouses.databricks import DatabricksConfig
 from isthmus.warehouses.postgres import PostgresConfig
 from isthmus.warehouses.protocol import Config
+from isthmus.warehouses.s3 import S3Config
+
+_RIGHTS_S = 10
 
 
 @dataclass(frozen=True)
@@ -118,9 +126,32 @@ _DATABRICKS = {
 }  # fmt: skip
 
 
+@contextmanager
+def _s3(tables: Sequence[Table]) -> Iterator[Ready]:
+    with s3() as server, folder_of_its_own("isthmus-aws-") as folder:
+        own = {"access_key_id": server.access_key_id, "secret_access_key": server.secret_access_key}
+        key_id, secret = server.key_of("isthmus")
+        bucket = server.fresh_bucket()
+        made = S3Config(bucket, server.region, key_id, Secret(secret), prefix="export", endpoint_url=server.endpoint)
+        with aws_command(folder, **own, endpoints={"iam": server.endpoint}) as aws:
+            aws.bash(made.setup_script(tables))
+        deadline = time.monotonic() + _RIGHTS_S
+        while True:  # rights take a moment to be known, as they do at Amazon
+            try:
+                made.open().close()
+                break
+            except WarehouseError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        admin = replace(made, access_key_id=server.access_key_id, secret_access_key=Secret(server.secret_access_key))
+        yield Ready("a real server, started for this", made, replace(admin, prefix=made.import_prefix))
+
+
 READY: Mapping[str, Callable[[Sequence[Table]], AbstractContextManager[Ready]]] = {
     "postgres": _postgres,
     "databricks": _databricks,
+    "s3": _s3,
 }
 """Every kind that has a stand-in."""
 

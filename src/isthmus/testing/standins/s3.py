@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 from isthmus.testing.standins.launching import folder_of_its_own, free_ports, program, running
@@ -21,6 +22,46 @@ class S3Server:
     access_key_id: str
     secret_access_key: str
     region: str = "us-east-1"
+
+    def client(self, service: str = "s3", *, key: tuple[str, str] | None = None, endpoint: str = "") -> Any:
+        """A boto3 client that does not try again. `key` is another one than the administrator's."""
+        import boto3
+        from botocore.config import Config
+
+        key_id, secret = key or (self.access_key_id, self.secret_access_key)
+        return boto3.client(
+            service,
+            endpoint_url=endpoint or self.endpoint,
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret,
+            region_name=self.region,
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+    def fresh_bucket(self) -> str:
+        """Make an empty bucket and return its name."""
+        name = f"test-{uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def empty(self, bucket: str) -> None:
+        """Remove every object of a bucket, with its older versions, and every upload that was never finished."""
+        client = self.client()
+        for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket):
+            found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+            objects = [{"Key": o["Key"], "VersionId": o["VersionId"]} for o in found]
+            if objects:
+                client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+        for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()):
+            client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def key_of(self, user: str) -> tuple[str, str]:
+        """A new access key of a user, made if need be: its id and its secret. What it may do is up to its policies."""
+        iam = self.client("iam")
+        with suppress(iam.exceptions.EntityAlreadyExistsException):
+            iam.create_user(UserName=user)
+        made = iam.create_access_key(UserName=user)["AccessKey"]
+        return made["AccessKeyId"], made["SecretAccessKey"]
 
 
 @contextmanager
@@ -38,7 +79,8 @@ def s3() -> Iterator[S3Server]:
         keys = {"accessKey": server.access_key_id, "secretKey": server.secret_access_key}
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         config = folder / "s3.json"
-        config.write_text(json.dumps({"identities": [{"name": "isthmus", "credentials": [keys], "actions": actions}]}))
+        administrator = {"name": "administrator", "credentials": [keys], "actions": actions}
+        config.write_text(json.dumps({"identities": [administrator]}))
         (folder / "data").mkdir()
         arguments = [
             *(program("weed"), "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
