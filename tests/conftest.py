@@ -27,3 +27,10 @@ def s3() -> Iterator[standins.S3Server]:
     """A real S3 server with a bucket. Tests share the bucket: use a prefix of your own in it."""
     with standins.s3() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redshift_server(s3: standins.S3Server) -> Iterator[standins.RedshiftServer]:
+    """A stand-in for Redshift that moves objects of the S3 server. Make a database of your own in it."""
+    with standins.redshift(s3) as server:
+        yield server

@@ -1,0 +1,143 @@
+"""Rows of Redshift as Arrow: which types they have, and how they come out of a cursor, a bounded number at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from isthmus.duck import identifier
+from isthmus.model.errors import WarehouseError
+
+_BOOLEAN, _BIGINT, _SMALLINT, _INTEGER, _REAL, _DOUBLE, _NUMERIC = 16, 20, 21, 23, 700, 701, 1700
+_DATE, _TIMESTAMP, _TIMESTAMPTZ, _SUPER, _VARBYTE = 1082, 1114, 1184, 4000, 6551
+_TEXTS = (18, 19, 25, 705, 1042, 1043)
+
+_ARROW = {
+    _BOOLEAN: pa.bool_(),
+    _BIGINT: pa.int64(),
+    _SMALLINT: pa.int16(),
+    _INTEGER: pa.int32(),
+    _REAL: pa.float32(),
+    _DOUBLE: pa.float64(),
+    _DATE: pa.date32(),
+    _TIMESTAMP: pa.timestamp("us"),
+    _TIMESTAMPTZ: pa.timestamp("us", tz="UTC"),
+}
+_NAMES = {_DATE: "date", _TIMESTAMP: "timestamp without time zone", _TIMESTAMPTZ: "timestamp with time zone"}
+_TIMES = (_DATE, _TIMESTAMP, _TIMESTAMPTZ)
+_2000_US = 946_684_800_000_000
+
+FETCHED_BYTES = 16_000_000
+"""About so much is asked for at a time."""
+MOST_ROWS, ROWS_OF_ONE_NODE = 20_000, 1_000
+"""Rows of one FETCH: a cluster of a single node gives no more than the latter."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One column of a result: its name, the number of its type, and precision and scale if it is a NUMERIC."""
+
+    name: str
+    oid: int
+    modifier: int = -1
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """Its Arrow type. SUPER, times of the day, intervals and whatever else Arrow has no plain word for are text."""
+        if self.oid == _NUMERIC and self.modifier >= 4:
+            precision, scale = divmod(self.modifier - 4, 1 << 16)
+            return pa.decimal128(precision, scale)
+        return _ARROW.get(self.oid, pa.string())
+
+    @property
+    def kind(self) -> str:
+        """Its type as Redshift names it, as far as a window wants to know."""
+        return _NAMES.get(self.oid, f"of type {self.oid}" if self.oid not in _TEXTS else "character varying")
+
+    @property
+    def asked(self) -> str:
+        """How it is asked for over the origin `q`, so that it comes as what `column` understands."""
+        name = identifier(self.name)
+        if self.oid == _DATE:  # like the other times, and not in the driver's own way
+            return f"CAST(q.{name} AS TIMESTAMP) AS {name}"
+        if self.oid == _VARBYTE:
+            return f"from_varbyte(q.{name}, 'hex') AS {name}"
+        if self.oid in _ARROW or self.oid in _TEXTS or self.oid == _SUPER or isinstance(self.arrow, pa.Decimal128Type):
+            return f"q.{name}"
+        return f"CAST(q.{name} AS VARCHAR) AS {name}"
+
+    def column(self, values: Sequence[Any]) -> pa.Array:
+        """Values as the driver gives them, as an array."""
+        if self.oid not in _TIMES:
+            return pa.array(values, self.arrow)
+        instants = pc.add(pa.array(values, pa.int64()), _2000_US).cast(pa.timestamp("us"))
+        if self.oid == _DATE:
+            return pc.floor_temporal(instants, unit="day").cast(pa.date32())
+        return instants if self.oid == _TIMESTAMP else instants.cast(pa.int64()).cast(self.arrow)
+
+
+def shapes(cursor: Any) -> list[Shape]:
+    """The columns of the result a cursor has."""
+    described = cursor.ps["row_desc"]
+    return [Shape(d["label"].decode(), d["type_oid"], d["type_modifier"]) for d in described]
+
+
+def schema(columns: Sequence[Shape]) -> pa.Schema:
+    return pa.schema([pa.field(c.name, c.arrow) for c in columns])
+
+
+def select(columns: Sequence[Shape], origin: str, rest: str) -> str:
+    """The query for these columns of an origin with the alias `q`."""
+    return f"SELECT {', '.join(c.asked for c in columns) or '*'} FROM {origin}{rest}"
+
+
+def times_as_numbers(con: Any) -> None:
+    """Have the driver give times as the microseconds since 2000 they travel as: it would put those outside of the
+    years 1 to 9999 to the nearest it knows, and takes long to make all others."""
+    as_number = con.redshift_types[_BIGINT]
+    con.redshift_types[_TIMESTAMP] = con.redshift_types[_TIMESTAMPTZ] = as_number
+
+
+def batches(
+    con: Any, execute: Callable[[Any, str], None], query: str, columns: Sequence[Shape]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a query by way of a cursor, in a transaction of `con`. As many at a time as fit into some megabytes.
+
+    `execute` says a statement with a cursor of the driver.
+    """
+    cursor = con.cursor()
+    most = _most_rows(cursor, execute)
+    execute(cursor, "BEGIN READ ONLY")
+    execute(cursor, f"DECLARE _isthmus_rows CURSOR FOR {query}")
+    wanted, target = 200, schema(columns)
+    while True:
+        execute(cursor, f"FETCH FORWARD {wanted} FROM _isthmus_rows")
+        rows = cursor.fetchall()
+        if not rows:
+            break
+        arrays = [c.column(values) for c, values in zip(columns, zip(*rows, strict=True), strict=True)]
+        made = pa.RecordBatch.from_arrays(arrays, schema=target)
+        yield made
+        if len(rows) < wanted:
+            break
+        wanted = max(1, min(most, 4 * wanted, FETCHED_BYTES * len(rows) // max(1, made.nbytes)))
+    execute(cursor, "COMMIT")
+
+
+def _most_rows(cursor: Any, execute: Callable[[Any, str], None]) -> int:
+    """How many rows this cluster gives at a time, found out with a query of one row."""
+    execute(cursor, "BEGIN READ ONLY")
+    execute(cursor, "DECLARE _isthmus_probe CURSOR FOR SELECT 1")
+    try:
+        execute(cursor, f"FETCH FORWARD {MOST_ROWS} FROM _isthmus_probe")
+    except WarehouseError as e:
+        if "single node" not in e.vendor:
+            raise
+        return ROWS_OF_ONE_NODE
+    finally:
+        execute(cursor, "ROLLBACK")
+    return MOST_ROWS
