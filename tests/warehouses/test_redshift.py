@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -41,6 +42,11 @@ def config(redshift_server: RedshiftServer, database: str) -> RedshiftConfig:
     return made
 
 
+def _exactly(text: str) -> Any:
+    """JSON in which a number is what it says, however it is written."""
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
+
+
 class _Redshift(Conformance):
     text_limit_bytes = 65_535
     checks_json = False  # what is no JSON is kept as a text in the SUPER
@@ -62,10 +68,10 @@ class _Redshift(Conformance):
         """SUPER keeps the meaning; or else the text, whole or in pieces."""
         if ours is None or theirs is None:
             return ours is theirs
-        found: Any = json.loads(theirs)
+        found: Any = _exactly(theirs)
         if isinstance(found, dict) and set(found) == {"_isthmus_text"}:
             found = "".join(found["_isthmus_text"])
-        return found == ours if isinstance(found, str) else found == json.loads(ours)
+        return found == ours if isinstance(found, str) else found == _exactly(ours)
 
 
 class TestRedshiftWithoutBucket(_Redshift):

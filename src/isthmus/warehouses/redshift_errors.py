@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from isthmus.model.errors import Unreachable, WarehouseError
 from isthmus.secrets import Secret
@@ -16,12 +16,13 @@ TITLE = "Amazon Redshift"
 @contextmanager
 def translated(*secrets: Secret | None) -> Iterator[None]:
     """Raise the driver's errors as ours."""
-    from redshift_connector import Error
+    from redshift_connector.error import Error
 
     given = [s for s in secrets if s is not None]
     try:
         yield
     except Error as e:
+        _close_what_failed(e)
         said = e.args[0] if e.args and isinstance(e.args[0], dict) else None
         if said is None:
             message = ": ".join(str(a) for a in e.args)
@@ -36,6 +37,18 @@ def translated(*secrets: Secret | None) -> Iterator[None]:
         if "NoneType" not in str(e):
             raise
         raise _broken(e) from e
+
+
+def _close_what_failed(error: BaseException) -> None:
+    """Close the socket of a connection that could not be made: the driver raises, and leaves it open."""
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_name == "__init__":
+            made = step.tb_frame.f_locals.get("self")
+            for part in ("_sock", "_usock"):
+                with suppress(Exception):
+                    getattr(made, part).close()
+        step = step.tb_next
 
 
 def _broken(error: Exception) -> WarehouseError:

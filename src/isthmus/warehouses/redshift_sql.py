@@ -168,7 +168,8 @@ def plain_digest(columns: Sequence[Column]) -> str:
     Each text by its MD5, so that nothing gets too long; a double to four decimals, by arithmetic alone, because how it
     is written is the warehouse's own affair. JSON is left out: it is not kept as it came.
     """
-    parts = " || '|' || ".join(f"coalesce({_plain(c)}, '-')" for c in columns if c.type is not Type.JSON)
+    written = [c for c in columns if c.type is not Type.JSON and c.name != DIGEST]
+    parts = " || '|' || ".join(f"coalesce({_plain(c)}, '-')" for c in written)
     return f"strtol(substring(md5({parts}), 1, 15), 16)"
 
 
@@ -202,14 +203,13 @@ def relations(schema: str) -> str:
 def find(schema: str, name: str) -> tuple[str, ...]:
     """Ask for a relation as its names are really written: exactly so, or else in lower case. Those that lie in files
     outside (Spectrum) are in the second place only."""
-    wanted = [f"IN ({literal(n)}, {literal(n.lower())})" for n in (schema, name)]
-    exact = f"{{}} = {literal(schema)} DESC, {{}} = {literal(name)} DESC LIMIT 1"
+    schemas, names = (f"IN ({literal(n)}, {literal(n.lower())})" for n in (schema, name))
     return (
         "SELECT nspname::varchar, relname::varchar FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace "
-        f"WHERE nspname {wanted[0]} AND relname {wanted[1]} AND relkind IN ('r', 'v', 'm', 'p') "
-        f"ORDER BY {exact.format('nspname', 'relname')}",
-        f"SELECT table_schema, table_name FROM svv_tables WHERE table_schema {wanted[0]} AND table_name {wanted[1]} "
-        f"ORDER BY {exact.format('table_schema', 'table_name')}",
+        f"WHERE nspname {schemas} AND relname {names} AND relkind IN ('r', 'v', 'm', 'p') "
+        f"ORDER BY nspname = {literal(schema)} DESC, relname = {literal(name)} DESC LIMIT 1",
+        f"SELECT table_schema, table_name FROM svv_tables WHERE table_schema {schemas} AND table_name {names} "
+        f"ORDER BY table_schema = {literal(schema)} DESC, table_name = {literal(name)} DESC LIMIT 1",
     )
 
 

@@ -73,7 +73,7 @@ def inserts(batch: Batch) -> Iterator[str]:
     with _duckdb(batch) as con, _checked(batch, SAID_JSON_LIMIT_BYTES):
         waiting: list[str] = []
         size = 0
-        for rows in con.execute(query).fetch_record_batch(2_048):
+        for rows in con.execute(query).to_arrow_reader(2_048):
             for joined in _joined(rows.column(0)):
                 if waiting and size + len(joined) > STATEMENT_BYTES:
                     yield f"INSERT INTO {STAGE} VALUES {','.join(waiting)}"
@@ -162,7 +162,7 @@ def _longer_texts(batch: Batch) -> list[str]:
             name = identifier(column.name)
             pieces = (
                 f"list_transform(range(0, length({name}), {_PIECE_CHARACTERS}), "
-                f"lambda at: substr({name}, at + 1, {_PIECE_CHARACTERS}))"
+                f"lambda first: substr({name}, first + 1, {_PIECE_CHARACTERS}))"
             )
             made.append(
                 f"encode(CASE WHEN strlen({name}) > {TEXT_LIMIT_BYTES} "
@@ -205,7 +205,7 @@ def _hex(value: str) -> str:
     digits = 2 * _LITERAL_BYTES
     pieces = (
         f"list_transform(range(0, greatest(2 * octet_length({value}), 1), {digits}), "
-        f"lambda at: 'to_varbyte(''' || substr(hex({value}), at + 1, {digits}) || ''',''hex'')')"
+        f"lambda first: 'to_varbyte(''' || substr(hex({value}), first + 1, {digits}) || ''',''hex'')')"
     )
     return f"array_to_string({pieces}, '||')"
 

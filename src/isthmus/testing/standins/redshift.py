@@ -1,4 +1,4 @@
-"""A stand-in for Amazon Redshift: our wire server in front of a real PostgreSQL, with COPY and UNLOAD over a real S3."""
+"""A stand-in for Amazon Redshift: our wire server before a real PostgreSQL, with COPY and UNLOAD over a real S3."""
 
 from __future__ import annotations
 

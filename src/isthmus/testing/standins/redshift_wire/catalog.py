@@ -53,7 +53,9 @@ CREATE FUNCTION rs.json_extract_path_text(text, VARIADIC text[]) RETURNS text LA
     SELECT $1::json #>> $2
 $$;
 -- A text made SUPER is a string in it.
-CREATE FUNCTION rs.text_to_super(varchar) RETURNS jsonb LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT to_jsonb($1::text) $$;
+CREATE FUNCTION rs.text_to_super(varchar) RETURNS jsonb LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT to_jsonb($1::text)
+$$;
 CREATE CAST (varchar AS jsonb) WITH FUNCTION rs.text_to_super(varchar);
 
 -- VARBYTE
@@ -100,16 +102,19 @@ CREATE VIEW rs.svv_columns AS
     FROM information_schema.columns;
 CREATE VIEW rs.svv_default_privileges AS
     SELECT n.nspname::text AS schema_name, CASE defaclobjtype WHEN 'r' THEN 'RELATION' ELSE defaclobjtype::text END
-        AS object_type, o.rolname::text AS owner_name, a.privilege_type, coalesce(g.rolname, 'public')::text AS grantee_name
+        AS object_type, o.rolname::text AS owner_name, a.privilege_type,
+        coalesce(g.rolname, 'public')::text AS grantee_name
     FROM pg_default_acl d CROSS JOIN LATERAL aclexplode(defaclacl) a LEFT JOIN pg_namespace n ON n.oid = defaclnamespace
     JOIN pg_roles o ON o.oid = defaclrole LEFT JOIN pg_roles g ON g.oid = a.grantee;
 CREATE VIEW rs.pg_table_def AS
     SELECT nspname AS schemaname, relname AS tablename, attname AS "column",
-        replace(format_type(atttypid, atttypmod), 'jsonb', 'super') AS "type", 'none' AS encoding, attnotnull AS "notnull"
+        replace(format_type(atttypid, atttypmod), 'jsonb', 'super') AS "type", 'none' AS encoding,
+        attnotnull AS "notnull"
     FROM pg_attribute JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace
     WHERE attnum > 0 AND relkind IN ('r', 'v', 'm') AND NOT attisdropped;
 CREATE TABLE rs.load_errors (
-    session_id integer, usename text, query_id bigint, start_time timestamp DEFAULT (clock_timestamp() AT TIME ZONE 'UTC'),
+    session_id integer, usename text, query_id bigint,
+    start_time timestamp DEFAULT (clock_timestamp() AT TIME ZONE 'UTC'),
     file_name text, line_number bigint, column_name text, column_type text, error_code integer, error_message text
 );
 CREATE VIEW rs.sys_load_error_detail AS SELECT * FROM rs.load_errors
@@ -122,8 +127,9 @@ GRANT SELECT ON rs.svv_tables, rs.svv_columns, rs.svv_default_privileges, rs.pg_
     rs.stl_load_errors TO PUBLIC;
 
 -- Keys are not enforced, and a VARCHAR counts bytes: seen to after every statement that makes or changes a table.
-CREATE FUNCTION rs.as_redshift() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
-DECLARE made record; found record; is_temp boolean;
+CREATE FUNCTION rs.as_redshift() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog AS $$
+DECLARE made record; found record;
 BEGIN
     IF current_setting('rs.inside', true) = 'yes' THEN RETURN; END IF;
     PERFORM set_config('rs.inside', 'yes', true);

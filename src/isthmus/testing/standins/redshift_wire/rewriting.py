@@ -46,6 +46,9 @@ class Rewritten:
     folds: bool | None = None  # what the statement says about enable_case_sensitive_identifier
 
 
+_Rules = tuple[tuple[re.Pattern[str], str], ...]
+
+
 def _rule(pattern: str, by: str) -> tuple[re.Pattern[str], str]:
     return re.compile(pattern, re.IGNORECASE), by
 
@@ -144,7 +147,7 @@ def _rewrite_one(sql: str, *, folds: bool) -> Rewritten:
         return Rewritten(_fold(taken) if folds else taken)
     if _OTHER_DIALECT.search(statement):
         statement = sqlglot.transpile(statement, read="redshift", write="postgres")[0]
-    rules = _EVERYWHERE
+    rules: _Rules = _EVERYWHERE
     if first in ("create", "alter"):
         rules = (*_DEFINING, *_EVERYWHERE)
         if re.match(r"(create|alter)\s+(or\s+replace\s+)?(user|procedure)\b", statement, re.IGNORECASE):
@@ -157,7 +160,7 @@ def _rewrite_one(sql: str, *, folds: bool) -> Rewritten:
 _CASE = "enable_case_sensitive_identifier"
 
 
-def _all(rules: tuple[tuple[re.Pattern[str], str], ...], text: str) -> str:
+def _all(rules: _Rules, text: str) -> str:
     for pattern, by in rules:
         text = pattern.sub(by, text)
     return text
