@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from isthmus.duck import identifier
+from isthmus.duck import identifier, literal
 from isthmus.model.errors import WarehouseError
+from isthmus.warehouses.redshift_bucket import StagingBucket
 
 _BOOLEAN, _BIGINT, _SMALLINT, _INTEGER, _REAL, _DOUBLE, _NUMERIC = 16, 20, 21, 23, 700, 701, 1700
 _DATE, _TIMESTAMP, _TIMESTAMPTZ, _SUPER, _VARBYTE = 1082, 1114, 1184, 4000, 6551
@@ -33,6 +38,9 @@ _2000_US = 946_684_800_000_000
 
 FETCHED_BYTES = 16_000_000
 """About so much is asked for at a time."""
+UNLOADED_FROM_ROWS = 100_000
+"""From so many rows on, files in the bucket are worth the seconds they take to begin."""
+UNLOADED_FILE_MB = 128
 MOST_ROWS, ROWS_OF_ONE_NODE = 20_000, 1_000
 """Rows of one FETCH: a cluster of a single node gives no more than the latter."""
 
@@ -64,6 +72,12 @@ class Shape:
         name = identifier(self.name)
         if self.oid == _DATE:  # like the other times, and not in the driver's own way
             return f"CAST(q.{name} AS TIMESTAMP) AS {name}"
+        return self.exact
+
+    @property
+    def exact(self) -> str:
+        """How it is asked for in an UNLOAD, whose files know more types than the driver."""
+        name = identifier(self.name)
         if self.oid == _VARBYTE:
             return f"from_varbyte(q.{name}, 'hex') AS {name}"
         if self.oid in _ARROW or self.oid in _TEXTS or self.oid == _SUPER or isinstance(self.arrow, pa.Decimal128Type):
@@ -90,9 +104,10 @@ def schema(columns: Sequence[Shape]) -> pa.Schema:
     return pa.schema([pa.field(c.name, c.arrow) for c in columns])
 
 
-def select(columns: Sequence[Shape], origin: str, rest: str) -> str:
+def select(columns: Sequence[Shape], origin: str, rest: str, *, unloads: bool = False) -> str:
     """The query for these columns of an origin with the alias `q`."""
-    return f"SELECT {', '.join(c.asked for c in columns) or '*'} FROM {origin}{rest}"
+    chosen = ", ".join(c.exact if unloads else c.asked for c in columns)
+    return f"SELECT {chosen or '*'} FROM {origin}{rest}"
 
 
 def times_as_numbers(con: Any) -> None:
@@ -141,3 +156,28 @@ def _most_rows(cursor: Any, execute: Callable[[Any, str], None]) -> int:
     finally:
         execute(cursor, "ROLLBACK")
     return MOST_ROWS
+
+
+def unload(query: str, staging: StagingBucket, prefix: str, *, in_order: bool) -> tuple[str, str]:
+    """The statement that writes the rows of a query into the bucket, and where: one file after the other if their
+    order counts, else by all slices at once."""
+    place = f"{prefix.strip('/')}/unload-{uuid4().hex}/".lstrip("/")
+    return place, (
+        f"UNLOAD ($${query}$$) TO {literal(staging.url(place))} {staging.credentials} FORMAT AS PARQUET "
+        f"MAXFILESIZE {UNLOADED_FILE_MB} MB PARALLEL {'OFF' if in_order else 'ON'}"
+    )
+
+
+def unloaded(staging: StagingBucket, place: str, columns: Sequence[Shape]) -> Iterator[pa.RecordBatch]:
+    """The rows of an UNLOAD, file by file in the order of their names; each file lies here while it is read."""
+    target = schema(columns)
+    for key in sorted(staging.keys(place)):
+        with TemporaryDirectory(prefix="isthmus-unload-") as folder:
+            path = Path(folder) / "rows.parquet"
+            staging.download(key, path)
+            # 96-bit times become microseconds, not nanoseconds: those end in 2262.
+            with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
+                size = sum(file.metadata.row_group(n).total_byte_size for n in range(file.metadata.num_row_groups))
+                wanted = FETCHED_BYTES * file.metadata.num_rows // max(1, size)
+                for rows in file.iter_batches(batch_size=max(1, min(MOST_ROWS * 4, wanted))):
+                    yield rows.cast(target)

@@ -214,10 +214,19 @@ class RedshiftWarehouse:
     def read(
         self, relation: Relation, *, window: Window | None = None, limit: int | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """See the protocol, and `schema` for the types. Runs in a session of its own, which ends with the iterator."""
+        """See the protocol, and `schema` for the types. Runs in a session of its own, which ends with the iterator.
+
+        Many rows, all of them asked for, come by way of the bucket, if Redshift may write there."""
         origin = self._from(relation)
         found = self._described(origin)
         rest = f" WHERE {_where(relation, window, found)}{redshift_sql.in_order(window)}"
+        if limit is None and self._staging is not None:
+            query = redshift_reading.select(found, origin, rest, unloads=True)
+            is_large = self.count(relation, window=window).rows >= redshift_reading.UNLOADED_FROM_ROWS
+            place = self._unload(query, in_order=window is not None) if is_large else None
+            if place is not None:
+                yield from self._unloaded(place, found)
+                return
         query = redshift_reading.select(found, origin, rest + ("" if limit is None else f" LIMIT {int(limit)}"))
         con = self._config.signed_in()
         try:
@@ -226,6 +235,28 @@ class RedshiftWarehouse:
         finally:
             with suppress(Exception):
                 con.close()
+
+    def _unload(self, query: str, *, in_order: bool) -> str | None:
+        """Where in the bucket the rows are; None if they have to come by a cursor."""
+        assert self._staging is not None
+        if "$$" in query:
+            return None
+        place, statement = redshift_reading.unload(query, self._staging, self._config.prefix, in_order=in_order)
+        try:
+            self._execute(statement)
+        except Denied:  # its role may read the bucket only: that is enough to load
+            return None
+        return place
+
+    def _unloaded(self, place: str, found: Sequence[Shape]) -> Iterator[pa.RecordBatch]:
+        # A bucket of its own: this one may be closed before the rows are through.
+        staging = StagingBucket(self._config)
+        try:
+            yield from redshift_reading.unloaded(staging, place, found)
+        finally:
+            with suppress(WarehouseError):
+                staging.clear(place)
+            staging.close()
 
     def count(self, relation: Relation, *, window: Window | None = None) -> Count:
         origin = self._from(relation)

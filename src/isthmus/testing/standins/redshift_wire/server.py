@@ -47,7 +47,7 @@ class Shared:
     def connect(self) -> socket.socket:
         return _prompt(socket.create_connection(("127.0.0.1", self.settings.postgres_port)))
 
-    def record(self, user: str, database: str, statement: str) -> None:
+    def keep(self, user: str, database: str, statement: str) -> None:
         masked = re.sub(r"(secret_access_key\s*=?\s*'?)[^';]+", r"\1…", statement, flags=re.IGNORECASE)
         line = json.dumps({"user": user, "database": database, "statement": masked[:20_000]})
         with self._lock, self._log.open("a") as log:

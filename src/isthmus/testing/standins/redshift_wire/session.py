@@ -39,7 +39,7 @@ class World(Protocol):
 
     def connect(self) -> socket.socket: ...
 
-    def record(self, user: str, database: str, statement: str) -> None: ...
+    def keep(self, user: str, database: str, statement: str) -> None: ...
 
     def fault(self, database: str, statement: str) -> Fault | None: ...
 
@@ -228,7 +228,7 @@ class Session:
 
     def _goes_well(self, sql: str, *, in_batch: bool = False) -> bool:
         """Record the statement, and see whether a fault was ordered for it. False: it is answered already."""
-        self.world.record(self.user, self.database, sql)
+        self.world.keep(self.user, self.database, sql)
         fault = self.world.fault(self.database, sql)
         if fault is None:
             return True
