@@ -6,7 +6,8 @@ process be killed, the servers are told to end by the kernel (Linux).
 
 from isthmus.testing.standins.launching import free_ports
 from isthmus.testing.standins.postgres import PostgresServer, postgres
+from isthmus.testing.standins.redshift import ROLE as REDSHIFT_ROLE
 from isthmus.testing.standins.redshift import RedshiftServer, redshift
 from isthmus.testing.standins.s3 import S3Server, s3
 
-__all__ = ["PostgresServer", "RedshiftServer", "S3Server", "free_ports", "postgres", "redshift", "s3"]
+__all__ = ["REDSHIFT_ROLE", "PostgresServer", "RedshiftServer", "S3Server", "free_ports", "postgres", "redshift", "s3"]
