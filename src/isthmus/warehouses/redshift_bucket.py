@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +14,7 @@ from isthmus.secrets import Secret
 from isthmus.warehouses.redshift_errors import s3_translated
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 15, 120
+PIECE_BYTES = 1 << 20
 
 
 class BucketFields(Protocol):
@@ -54,7 +57,8 @@ class StagingBucket:
 
     def upload(self, file: Path, key: str) -> None:
         with s3_translated(*self._secrets):
-            self._client.upload_file(str(file), self._fields.bucket, key)
+            with file.open("rb") as content:
+                self._client.put_object(Bucket=self._fields.bucket, Key=key, Body=content)
 
     def put(self, key: str, content: bytes) -> None:
         with s3_translated(*self._secrets):
@@ -62,7 +66,9 @@ class StagingBucket:
 
     def download(self, key: str, file: Path) -> None:
         with s3_translated(*self._secrets):
-            self._client.download_file(self._fields.bucket, key, str(file))
+            answer = self._client.get_object(Bucket=self._fields.bucket, Key=key)
+            with closing(answer["Body"]) as content, file.open("wb") as into:
+                shutil.copyfileobj(content, into, PIECE_BYTES)
 
     def keys(self, prefix: str, *, most: int = 1000) -> Iterator[str]:
         """What lies under a prefix, in order of name."""

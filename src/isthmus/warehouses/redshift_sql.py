@@ -27,6 +27,8 @@ digest of its plain columns. Added up with the latter, which Redshift computes a
 
 TEXT_LIMIT_BYTES = 65_535
 JSON_LIMIT_BYTES = 16_777_216
+LONG_BYTES = 500
+"""A longer text goes into a digest by its MD5."""
 STATEMENT_TIMEOUT_S = 3600
 
 STAGE, NEWEST = "_isthmus_stage", "_isthmus_newest"
@@ -165,11 +167,11 @@ def tally(table: Table, target: str, seqs: SeqRange) -> str:
 def plain_digest(columns: Sequence[Column]) -> str:
     """The digest of the columns Redshift can write out for certain; `redshift_staging.plain_digest` is its twin.
 
-    Each text by its MD5, so that nothing gets too long; a double to four decimals, by arithmetic alone, because how it
+    A long text by its MD5, so that the whole does not get too long; a double to four decimals, by arithmetic alone, because how it
     is written is the warehouse's own affair. JSON is left out: it is not kept as it came.
     """
     written = [c for c in columns if c.type is not Type.JSON and c.name != DIGEST]
-    parts = " || '|' || ".join(f"coalesce({_plain(c)}, '-')" for c in written)
+    parts = " || chr(31) || ".join(f"coalesce({_plain(c)}, '-')" for c in written)
     return f"strtol(substring(md5({parts}), 1, 15), 16)"
 
 
@@ -186,7 +188,7 @@ def _plain(column: Column) -> str:
         case Type.BOOLEAN:
             return f"CASE WHEN {name} THEN 't' WHEN NOT {name} THEN 'f' END"
         case _:
-            return f"md5({name})"
+            return f"CASE WHEN octet_length({name}) > {LONG_BYTES} THEN md5({name}) ELSE '=' || {name} END"
 
 
 # Reading

@@ -21,7 +21,7 @@ from isthmus.duck import connect, identifier, literal, row_digest
 from isthmus.model.errors import Rejected
 from isthmus.model.table import DELETED, SEQ, Batch, Column, Type
 from isthmus.warehouses import sql
-from isthmus.warehouses.redshift_sql import JSON_LIMIT_BYTES, STAGE, TEXT_LIMIT_BYTES
+from isthmus.warehouses.redshift_sql import JSON_LIMIT_BYTES, LONG_BYTES, STAGE, TEXT_LIMIT_BYTES
 
 FILE_BYTES = 64_000_000
 ROW_GROUP_BYTES = 32_000_000
@@ -100,7 +100,7 @@ def _joined(rows: pa.Array) -> Iterator[str]:
 
 def plain_digest(columns: Sequence[Column]) -> str:
     """DuckDB's spelling of `redshift_sql.plain_digest`."""
-    parts = " || '|' || ".join(f"coalesce({_plain(c)}, '-')" for c in columns if c.type is not Type.JSON)
+    parts = " || chr(31) || ".join(f"coalesce({_plain(c)}, '-')" for c in columns if c.type is not Type.JSON)
     return f"('0x' || substr(md5({parts}), 1, 15))::BIGINT"
 
 
@@ -117,7 +117,7 @@ def _plain(column: Column) -> str:
         case Type.BOOLEAN:
             return f"CASE WHEN {name} THEN 't' WHEN NOT {name} THEN 'f' END"
         case _:
-            return f"md5({name})"
+            return f"CASE WHEN strlen({name}) > {LONG_BYTES} THEN md5({name}) ELSE '=' || {name} END"
 
 
 def _sent(batch: Batch) -> list[Column]:

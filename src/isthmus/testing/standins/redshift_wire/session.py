@@ -252,6 +252,10 @@ class Session:
         if self.refusal is not None:
             refused, self.refusal = self.refusal, None
             return protocol.error(refused.message, refused.code, refused.detail)
+        if said.get("C", "").startswith("22P") and "json_parse" in said.get("W", ""):
+            return protocol.error(
+                "JSON parsing error", "XX000", "error: JSON parsing error code: 8001 context: invalid"
+            )
         if said.get("C") == "40001":
             detail = "Serializable isolation violation on table - 1, transactions forming the cycle are: 1, 2"
             return protocol.error("1023", "XX000", detail)
