@@ -34,16 +34,15 @@ $$;
 CREATE FUNCTION rs.can_json_parse(bytea) RETURNS boolean LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT rs.can_json_parse(convert_from($1, 'UTF8'))
 $$;
-CREATE FUNCTION rs.refused_json() RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE FUNCTION rs.json_parse(text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 BEGIN
-    RAISE EXCEPTION 'JSON parsing error' USING ERRCODE = 'XX000',
-        DETAIL = 'error: JSON parsing error code: 8001 context: invalid json';
+    IF octet_length($1) > 65535 AND NOT rs.can_json_parse($1) OR NOT $1 IS JSON WITH UNIQUE KEYS THEN
+        RAISE EXCEPTION 'JSON parsing error'
+            USING ERRCODE = 'XX000', DETAIL = 'error: JSON parsing error code: 8001 context: invalid json';
+    END IF;
+    RETURN $1::jsonb;
 END $$;
-CREATE FUNCTION rs.json_parse(text) RETURNS jsonb LANGUAGE sql STABLE STRICT AS $$
-    SELECT CASE WHEN octet_length($1) > 65535 AND NOT rs.can_json_parse($1) OR NOT $1 IS JSON WITH UNIQUE KEYS
-        THEN rs.refused_json() ELSE $1::jsonb END
-$$;
-CREATE FUNCTION rs.json_parse(bytea) RETURNS jsonb LANGUAGE sql STABLE STRICT AS $$
+CREATE FUNCTION rs.json_parse(bytea) RETURNS jsonb LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT rs.json_parse(convert_from($1, 'UTF8'))
 $$;
 CREATE FUNCTION rs.json_serialize(jsonb) RETURNS varchar LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT $1::text $$;
