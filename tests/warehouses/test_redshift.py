@@ -320,7 +320,8 @@ def test_json_beyond_what_can_be_sent_is_refused_by_row_and_column(
             fits = '["' + "x" * 60_000 + '",' + " " * (limit - 60_006) + "1]"
             rows = [{"id": "fits", "doc": fits, SEQ: 1}]
             assert len(fits) == limit
-            warehouse.load(batch_of(tmp_path, DOCS, rows))
+            if not has_bucket:
+                warehouse.load(batch_of(tmp_path, DOCS, rows))
             with pytest.raises(Rejected) as caught:
                 warehouse.load(batch_of(tmp_path, DOCS, [*rows, {"id": "7", "doc": fits + " ", SEQ: 1}]))
             assert (caught.value.row, caught.value.column) == ("7", "doc")
@@ -477,7 +478,7 @@ def test_a_password_can_be_changed_without_losing_anything(staged: RedshiftConfi
         assert warehouse.count(Relation("public", "people")).rows == 2
 
 
-@pytest.mark.filterwarnings("ignore:ssl.SSLContext:DeprecationWarning")  # the driver's own
+@pytest.mark.filterwarnings("ignore:ssl:DeprecationWarning")  # the driver's own
 def test_what_can_be_wrong_while_signing_in(config: RedshiftConfig, admin: Say) -> None:
     with pytest.raises(Missing, match="database"):
         replace(config, database="no such").open()

@@ -22,15 +22,18 @@ GRANT CREATE ON SCHEMA public TO PUBLIC;
 
 -- JSON. JSON_PARSE is as strict as Redshift's: no repeated names, no half of a surrogate pair, no text beyond 65,535
 -- bytes inside (what it is without the database's parameter for longer ones).
-CREATE FUNCTION rs.can_json_parse(text) RETURNS boolean LANGUAGE sql IMMUTABLE STRICT AS $$
-    SELECT CASE
-        WHEN NOT ($1 IS JSON WITH UNIQUE KEYS AND pg_input_is_valid($1, 'jsonb')) THEN false
-        WHEN octet_length($1) <= 65535 THEN true
-        ELSE NOT EXISTS (
-            SELECT FROM jsonb_path_query($1::jsonb, 'strict $.** ? (@.type() == "string")') AS found
-            WHERE octet_length(found #>> '{{}}') > 65535
-        ) END
-$$;
+CREATE FUNCTION rs.can_json_parse(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+BEGIN
+    IF NOT ($1 IS JSON WITH UNIQUE KEYS AND pg_input_is_valid($1, 'jsonb')) THEN
+        RETURN false;
+    ELSIF octet_length($1) <= 65535 THEN
+        RETURN true;
+    END IF;
+    RETURN NOT EXISTS (
+        SELECT FROM jsonb_path_query($1::jsonb, 'strict $.** ? (@.type() == "string")') AS found
+        WHERE octet_length(found #>> '{{}}') > 65535
+    );
+END $$;
 CREATE FUNCTION rs.can_json_parse(bytea) RETURNS boolean LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT rs.can_json_parse(convert_from($1, 'UTF8'))
 $$;
