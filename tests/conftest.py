@@ -34,3 +34,10 @@ def sts_server() -> Iterator[standins.StsServer]:
     """AWS STS, and an S3 that takes the keys it gives."""
     with standins.sts() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redshift_server(s3: standins.S3Server) -> Iterator[standins.RedshiftServer]:
+    """A stand-in for Redshift that moves objects of the S3 server. Make a database of your own in it."""
+    with standins.redshift(s3) as server:
+        yield server

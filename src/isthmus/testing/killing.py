@@ -12,7 +12,11 @@ from isthmus.model.table import Batch
 from isthmus.warehouses.protocol import Config
 
 _PATIENCE_S = 60
-_DRIVERS = ("adbc_driver_postgresql.dbapi", "boto3")  # slow to import; one that is not installed is passed over
+_DRIVERS = (  # slow to import; one that is not installed is passed over
+    "adbc_driver_postgresql.dbapi",
+    "boto3",
+    "redshift_connector",
+)
 
 
 def load_and_be_killed(config: Config, batch: Batch, statements: Sequence[str], number: int) -> bool:

@@ -14,13 +14,15 @@ from isthmus.warehouses.databricks import DatabricksConfig
 from isthmus.warehouses.duckdb import DuckDBConfig
 from isthmus.warehouses.postgres import PostgresConfig
 from isthmus.warehouses.protocol import Config
+from isthmus.warehouses.redshift import RedshiftConfig
 from isthmus.warehouses.s3 import S3Config
 
 KINDS: Mapping[str, type[Config]] = {
     "duckdb": DuckDBConfig,
     "postgres": PostgresConfig,
-    "databricks": DatabricksConfig,
+    "redshift": RedshiftConfig,
     "s3": S3Config,
+    "databricks": DatabricksConfig,
 }
 
 

@@ -68,7 +68,11 @@ class Situations:
         return replace(config, **{self.target_field: getattr(config, self.import_field)})
 
     def target(self, config: Any, table: Table) -> Relation:
-        return Relation(getattr(config, self.target_field), table.name)
+        return Relation(getattr(config, self.target_field), self.named(table.name))
+
+    def named(self, name: str) -> str:
+        """How a name of ours is written in the warehouse, where that folds case."""
+        return name
 
     def same_json(self, ours: str | None, theirs: str | None) -> bool:
         """Whether a JSON text came back as it was: to the byte, if a kind does not say otherwise."""
@@ -88,7 +92,9 @@ class Situations:
 
     def rows(self, warehouse: Warehouse, config: Config, table: Table) -> list[dict[str, Any]]:
         """The rows of a table of ours, in the order of its first column."""
-        found = [row for batch in warehouse.read(self.target(config, table)) for row in batch.to_pylist()]
+        ours = {self.named(c.name): c.name for c in table.columns}
+        read = [row for batch in warehouse.read(self.target(config, table)) for row in batch.to_pylist()]
+        found = [{ours.get(name, name): value for name, value in row.items()} for row in read]
         return sorted(found, key=lambda row: str(row[table.columns[0].name]))
 
     def names(self, warehouse: Warehouse, config: Config) -> dict[str, str]:

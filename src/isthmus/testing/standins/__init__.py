@@ -7,17 +7,22 @@ process be killed, the servers are told to end by the kernel (Linux).
 from isthmus.testing.standins.databricks import DatabricksServer, databricks
 from isthmus.testing.standins.launching import free_ports
 from isthmus.testing.standins.postgres import PostgresServer, postgres
+from isthmus.testing.standins.redshift import ROLE as REDSHIFT_ROLE
+from isthmus.testing.standins.redshift import RedshiftServer, redshift
 from isthmus.testing.standins.s3 import S3Server, s3
 from isthmus.testing.standins.sts import StsServer, sts
 
 __all__ = [
+    "REDSHIFT_ROLE",
     "DatabricksServer",
     "PostgresServer",
+    "RedshiftServer",
     "S3Server",
     "StsServer",
     "databricks",
     "free_ports",
     "postgres",
+    "redshift",
     "s3",
     "sts",
 ]

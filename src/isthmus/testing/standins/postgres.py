@@ -42,8 +42,11 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server with a new data folder. Nothing survives it: fsync is off."""
+def postgres(*, authentication: str = "scram-sha-256") -> Iterator[PostgresServer]:
+    """A PostgreSQL server with a new data folder. Nothing survives it: fsync is off.
+
+    `authentication`: how passwords are kept and asked for. Drivers for Redshift may know "md5" only.
+    """
     programs = _postgres_programs()
     with folder_of_its_own("isthmus-postgres-") as folder:
         user = unprivileged(folder)
@@ -55,7 +58,7 @@ def postgres() -> Iterator[PostgresServer]:
         run_to_end(
             [
                 *(str(programs / "initdb"), "-D", str(data), "-U", server.username, "--pwfile", str(password_file)),
-                *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"),
+                *(f"--auth={authentication}", "--encoding=UTF8", "--locale=C", "--no-sync"),
             ],
             user,
             folder,

@@ -1,0 +1,53 @@
+-- Run in the database that Isthmus is to work in, as a superuser. Safe to run twice.
+
+-- Isthmus comes from these addresses. SQL cannot let them in: the security group of the cluster or
+-- workgroup does (which also has to be publicly accessible, or reached through a tunnel):
+--   aws ec2 authorize-security-group-ingress --group-id sg-… --protocol tcp --port 5439 --cidr 192.0.2.7/32
+
+CREATE SCHEMA IF NOT EXISTS "klaviyo_tmp";
+
+CREATE OR REPLACE PROCEDURE "klaviyo_tmp"._isthmus_user() AS $isthmus$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM pg_user WHERE usename = 'isthmus') THEN
+        EXECUTE 'CREATE USER "isthmus" PASSWORD DISABLE';
+    END IF;
+END;
+$isthmus$ LANGUAGE plpgsql;
+CALL "klaviyo_tmp"._isthmus_user();
+DROP PROCEDURE "klaviyo_tmp"._isthmus_user();
+-- The password is not in this script. Set it yourself:
+--   ALTER USER "isthmus" PASSWORD '…';
+ALTER USER "isthmus" SESSION TIMEOUT 3600;
+
+-- Where exported tables go: Isthmus owns them, so that it can add a column.
+CREATE SCHEMA IF NOT EXISTS "exports";
+GRANT TEMPORARY ON DATABASE "analytics" TO "isthmus";
+GRANT USAGE, CREATE ON SCHEMA "exports" TO "isthmus";
+CREATE TABLE IF NOT EXISTS "exports"."_isthmus_receipts" (
+    "batch_id" character varying(65535),
+    "table_name" character varying(65535),
+    "after_seq" bigint,
+    "upto_seq" bigint,
+    "rows" bigint,
+    "loaded_at" timestamp with time zone
+);
+ALTER TABLE "exports"."_isthmus_receipts" OWNER TO "isthmus";
+CREATE TABLE IF NOT EXISTS "exports"."people" (
+    "id" character varying(65535),
+    "name" character varying(65535),
+    "_isthmus_seq" bigint,
+    "_isthmus_digest" bigint
+);
+ALTER TABLE "exports"."people" OWNER TO "isthmus";
+CREATE TABLE IF NOT EXISTS "exports"."docs" (
+    "id" character varying(65535),
+    "doc" super,
+    "_isthmus_seq" bigint,
+    "_isthmus_digest" bigint
+);
+ALTER TABLE "exports"."docs" OWNER TO "isthmus";
+
+CREATE SCHEMA IF NOT EXISTS "klaviyo_import_from_dwh";
+
+-- Isthmus's own short-lived tables.
+GRANT USAGE, CREATE ON SCHEMA "klaviyo_tmp" TO "isthmus";
