@@ -7,5 +7,6 @@ process be killed, the servers are told to end by the kernel (Linux).
 from isthmus.testing.standins.launching import free_ports
 from isthmus.testing.standins.postgres import PostgresServer, postgres
 from isthmus.testing.standins.s3 import S3Server, s3
+from isthmus.testing.standins.snowflake import SnowflakeServer, snowflake
 
-__all__ = ["PostgresServer", "S3Server", "free_ports", "postgres", "s3"]
+__all__ = ["PostgresServer", "S3Server", "SnowflakeServer", "free_ports", "postgres", "s3", "snowflake"]

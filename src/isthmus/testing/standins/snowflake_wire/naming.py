@@ -68,5 +68,5 @@ def with_variables(statement: str, variables: Mapping[str, str]) -> str:
 def without_comments(statement: str) -> str:
     """A statement without comments and its last semicolon."""
     kept = re.split(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$\$.*?\$\$)", statement, flags=re.S)
-    kept[::2] = [re.sub(r"--[^\n]*|/\*.*?\*/|//[^\n]*", " ", piece, flags=re.S) for piece in kept[::2]]
+    kept[::2] = [re.sub(r"--[^\n]*|/\*.*?\*/|(?<![:/])//[^\n]*", " ", piece, flags=re.S) for piece in kept[::2]]
     return "".join(kept).strip().rstrip(";").strip()
