@@ -69,6 +69,7 @@ class SnowflakeWarehouse:
             waiting = self._temporary(_ROWS)
             self._execute(snowflake_sql.stage_table(waiting, batch.table))
             self._copy(batch, waiting, place)
+            self._execute("COMMIT")  # without autocommit, COPY has begun a transaction
         token = randbits(60)
         with sql.transaction(self._execute):
             if not self._changed(snowflake_sql.lock(receipts, batch.table, token)):

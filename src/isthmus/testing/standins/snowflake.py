@@ -135,7 +135,7 @@ def snowflake() -> Iterator[SnowflakeServer]:
 
         arguments = [
             *(str(python), "-c", _START, str(_PACKAGE)),
-            *(str(server.port), str(stages), server.password, "2.0"),
+            *(str(server.port), str(stages), server.password, "0.5"),
         ]
         with running(arguments, is_ready, folder, end_signal=signal.SIGKILL):
             yield server

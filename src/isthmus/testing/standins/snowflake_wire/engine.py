@@ -178,6 +178,7 @@ class Engine:
             raise Refused(f"SQL compilation error:\nthe stand-in does not know: {text[:200]}", 1003, "42000")
         for _, name, privilege in rights.tables(tree, session):
             rights.require(self.catalog, session, name, privilege)
+        rights.require_case(self.catalog, session, tree)
         if tree.find(exp.Table):
             rights.require_warehouse(self.catalog, session)
         changed = rights.written(tree, session)

@@ -13,9 +13,13 @@ from .naming import Name, Refused
 FLOAT_FORMAT = re.compile(r"9\.(9+)EEEEE")
 
 
-def duck(text: str) -> exp.Expression:
-    """An expression of DuckDB's, for a place in Snowflake's: its names are kept from the translation."""
-    return sqlglot.parse_one(text, read="duckdb")
+def duck(text: str, **parts: exp.Expression) -> exp.Expression:
+    """An expression in DuckDB's words, in which the columns named like `parts` stand for these."""
+    tree = sqlglot.parse_one(text, read="duckdb")
+    for column in list(tree.find_all(exp.Column)):
+        if column.name in parts:
+            column.replace(exp.paren(parts[column.name].transform(_rewrite)))
+    return tree
 
 
 def rewritten(tree: exp.Expression) -> exp.Expression:
@@ -24,29 +28,30 @@ def rewritten(tree: exp.Expression) -> exp.Expression:
 
 
 def _rewrite(node: exp.Expression) -> exp.Expression:
-    kind = type(node).__name__
+    kind, form = type(node).__name__, node.args.get("format")
     if kind == "HashAgg":  # the order of the rows is nothing to it, and NULL is a value like any other
-        values = ", ".join(f"a{n} := {a.sql('duckdb')}" for n, a in enumerate([node.this, *node.expressions]))
-        return duck(f"(coalesce(sum(hash(struct_pack({values}))::HUGEINT), 0) % {2**62})::BIGINT")
-    if kind == "MD5NumberUpper64":
-        return duck(f"('0x' || substr(md5({node.this.sql('duckdb')}), 1, 16))::UBIGINT::HUGEINT")
-    if kind == "ToChar" and node.args.get("format") is not None:
-        return _to_varchar(node.this.sql("duckdb"), node.args["format"].name)
-    if kind == "TimeToStr" and "TIME" in node.this.sql("duckdb"):
-        return _to_varchar(node.this.sql("duckdb"), "HH24:MI:SS.FF6")
+        values = {f"_a{n}": value for n, value in enumerate([node.this, *node.expressions])}
+        packed = ", ".join(f"b{name} := {name}" for name in values)
+        return duck(f"(coalesce(sum(hash(struct_pack({packed}))::HUGEINT), 0) % {2**62})::BIGINT", **values)
+    if kind == "ToNumber" and form is not None and set(form.name) == {"X"}:
+        return duck("('0x' || _v)::BIGINT", _v=node.this)
+    if kind == "ToChar" and form is not None:
+        return _to_varchar(node.this, form.name)
+    if kind == "TimeToStr" and form is not None and form.name == "%H:%M:%S.%f":
+        return _to_varchar(node.this, "HH24:MI:SS.FF6")
     return node
 
 
-def _to_varchar(value: str, form: str) -> exp.Expression:
+def _to_varchar(value: exp.Expression, form: str) -> exp.Expression:
     number = FLOAT_FORMAT.fullmatch(form)
     if number:  # one digit, so many after the point, an exponent of a sign and three digits; a blank where no minus is
-        shown = f"upper(format('{{:.{len(number[1])}e}}', ({value})::DOUBLE))"
+        shown = f"upper(format('{{:.{len(number[1])}e}}', _v::DOUBLE))"
         exponent = f"split_part({shown}, 'E', 2)"
         padded = f"CASE WHEN length({exponent}) = 3 THEN replace(replace({exponent}, '+', '+0'), '-', '-0') "
         fixed = f"split_part({shown}, 'E', 1) || 'E' || {padded} ELSE {exponent} END"
-        return duck(f"CASE WHEN ({value}) IS NULL THEN NULL WHEN ({value}) < 0 THEN {fixed} ELSE ' ' || {fixed} END")
+        return duck(f"CASE WHEN _v IS NULL THEN NULL WHEN _v < 0 THEN {fixed} ELSE ' ' || {fixed} END", _v=value)
     if form.upper() == "HH24:MI:SS.FF6":
-        return duck(f"strftime(DATE '2000-01-01' + ({value})::TIME, '%H:%M:%S.%f')")
+        return duck("strftime(DATE '2000-01-01' + _v::TIME, '%H:%M:%S.%f')", _v=value)
     raise Refused(f"SQL compilation error:\nthe stand-in has no TO_VARCHAR of the format {form!r}", 1003, "42000")
 
 

@@ -79,3 +79,23 @@ def written(tree: exp.Expression, session: Session) -> Name | None:
     """The table that a statement changes."""
     table = _written(tree)
     return None if table is None else full_name(table, session.database, session.schema)
+
+
+def require_case(catalog: Catalog, session: Session, tree: exp.Expression) -> None:
+    """Raise for a column written in another case than its own: DuckDB would not mind, Snowflake does."""
+    known: set[str] = set()
+    said: set[str] = set()
+    for table in tree.find_all(exp.Table):
+        if isinstance(table.this, exp.Identifier):
+            said |= {part.name for part in table.parts}
+            name = full_name(table, session.database or "", session.schema or "")
+            thing = catalog.find("TABLE", name)
+            known |= set(session.temporary_columns.get(name, ()) or (thing.columns if thing is not None else ()))
+    for alias in tree.find_all(exp.Alias, exp.TableAlias):
+        said.add(alias.alias if isinstance(alias, exp.Alias) else alias.name)
+    folded = {name.lower() for name in known}
+    for identifier in tree.find_all(exp.Identifier):
+        name = identifier.name if identifier.args.get("quoted") else identifier.name.upper()
+        if name not in known and identifier.name not in said and name.lower() in folded:
+            message = f"SQL compilation error: error line 1 at position 0\ninvalid identifier '{identifier.sql('snowflake')}'"
+            raise Refused(message, 904, "42000")

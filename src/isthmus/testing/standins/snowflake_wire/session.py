@@ -23,6 +23,7 @@ class Session:
         self.parameters = dict(PARAMETERS)
         self.variables: dict[str, str] = {}
         self.temporary: dict[Name, str] = {}  # the temporary tables, and what DuckDB calls them
+        self.temporary_columns: dict[Name, tuple[str, ...]] = {}
         self.stages: set[Name] = set()  # the temporary stages
         self.answered: dict[str, Any] = {}  # by request id: a question asked again gets the same answer
         self.transaction: str | None = None  # its id
