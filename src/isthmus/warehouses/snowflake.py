@@ -1,4 +1,4 @@
-"""Snowflake as a warehouse: how it is reached, and the fields a person gives. What is done there: `snowflake_session`."""
+"""Snowflake as a warehouse: how it is reached, and the fields a person gives."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ class SnowflakeConfig:
     kind: ClassVar[str] = "snowflake"
     traits: ClassVar[Traits] = _TRAITS
 
-    account: str = setting(
-        "Account", help="The account identifier: organization-account", example="myorg-analytics"
-    )
+    account: str = setting("Account", help="The account identifier: organization-account", example="myorg-analytics")
     username: str = setting(
         "User name", help="The user made by the set-up script", example="ISTHMUS_USER", incidental=True
     )
@@ -92,8 +90,9 @@ class SnowflakeConfig:
         incidental=True,
     )
     port: int = setting("Port", help="The port of that host", default=443, advanced=True, incidental=True)
-    protocol: str = setting("Protocol", help="https, or http for a gateway of your own", default="https",
-                            advanced=True, incidental=True)  # fmt: skip
+    protocol: str = setting(
+        "Protocol", help="https, or http for a gateway of your own", default="https", advanced=True, incidental=True
+    )
 
     @property
     def account_name(self) -> str:
@@ -195,6 +194,7 @@ class SnowflakeConfig:
         if not self.password.reveal():
             raise Denied("neither a private key nor a password is given", hint="give private_key")
         return {"password": self.password.reveal()}
+
 
 def _given(name: str) -> str:
     """A name for the driver, which folds it unless it is in quotes."""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from isthmus.model.checks import Check
 from isthmus.model.errors import Missing, WarehouseError
-from isthmus.model.table import RECEIPTS
+from isthmus.model.table import RECEIPTS, SEQ
 from isthmus.warehouses import snowflake_sql, sql
 from isthmus.warehouses.protocol import Relation
 from isthmus.warehouses.snowflake_sql import folded, quoted
@@ -48,7 +48,7 @@ def to_read(config: SnowflakeConfig, relation: Relation) -> str:
 
 
 def questions(config: SnowflakeConfig, warehouse: SnowflakeWarehouse) -> Iterator[Check]:
-    """The checks of an open session, in order. Without the warehouse, the database or a schema the rest has no answer."""
+    """The checks of an open session, in order. Without warehouse, database and schemas the rest has no answer."""
     role, database = quoted(config.role), quoted(config.database)
     run = warehouse._execute
 
@@ -56,11 +56,17 @@ def questions(config: SnowflakeConfig, warehouse: SnowflakeWarehouse) -> Iterato
         return f"GRANT {right} ON {what} TO ROLE {role};"
 
     needed = [
-        (f"Can the warehouse {folded(config.warehouse)} be used?", lambda: run(f"USE WAREHOUSE {quoted(config.warehouse)}"),
-         to_role("USAGE", f"WAREHOUSE {quoted(config.warehouse)}")),
-        (f"Can the database {folded(config.database)} be used?", lambda: run(f"USE DATABASE {database}"),
-         to_role("USAGE", f"DATABASE {database}")),
-    ]  # fmt: skip
+        (
+            f"Can the warehouse {folded(config.warehouse)} be used?",
+            lambda: run(f"USE WAREHOUSE {quoted(config.warehouse)}"),
+            to_role("USAGE", f"WAREHOUSE {quoted(config.warehouse)}"),
+        ),
+        (
+            f"Can the database {folded(config.database)} be used?",
+            lambda: run(f"USE DATABASE {database}"),
+            to_role("USAGE", f"DATABASE {database}"),
+        ),
+    ]
     for question, attempt, statement in needed:
         answer = sql.answer(question, attempt, statement)
         yield answer
@@ -77,15 +83,20 @@ def questions(config: SnowflakeConfig, warehouse: SnowflakeWarehouse) -> Iterato
 
 def _schemas(config: SnowflakeConfig, warehouse: SnowflakeWarehouse) -> Check:
     question = "Are the schemas there?"
-    rights = ((config.schema, "USAGE, CREATE TABLE"), (config.import_schema, "USAGE"),
-              (config.temp_schema, "USAGE, CREATE STAGE"))  # fmt: skip
+    rights = (
+        (config.schema, "USAGE, CREATE TABLE"),
+        (config.import_schema, "USAGE"),
+        (config.temp_schema, "USAGE, CREATE STAGE"),
+    )
     for schema, right in rights:
         name = quoted(config.database, schema)
         try:
             # DESCRIBE answers to who may monitor it only: USE needs the very right that all else needs.
             warehouse._execute(f"USE SCHEMA {name}")
         except WarehouseError as e:
-            making = f"CREATE SCHEMA IF NOT EXISTS {name};\nGRANT {right} ON SCHEMA {name} TO ROLE {quoted(config.role)};"
+            making = (
+                f"CREATE SCHEMA IF NOT EXISTS {name};\nGRANT {right} ON SCHEMA {name} TO ROLE {quoted(config.role)};"
+            )
             return Check(
                 question,
                 False,
@@ -159,10 +170,18 @@ def _writing(
     probe = f"{temporary}.{quoted(_PROBE)}"
     yield sql.answer(
         f"Can we create, write, read and drop a table in {config.temp_schema}?",
-        lambda: [run(s) for s in (f"CREATE OR REPLACE TEMPORARY TABLE {probe} (N INTEGER)", f"INSERT INTO {probe} SELECT 1",
-                                  f"SELECT N FROM {probe}", "COMMIT", f"DROP TABLE {probe}")],
+        lambda: [
+            run(s)
+            for s in (
+                f"CREATE OR REPLACE TEMPORARY TABLE {probe} (N INTEGER)",
+                f"INSERT INTO {probe} SELECT 1",
+                f"SELECT N FROM {probe}",
+                "COMMIT",
+                f"DROP TABLE {probe}",
+            )
+        ],
         to_role("USAGE", f"SCHEMA {temporary}"),
-    )  # fmt: skip
+    )
     yield sql.answer(
         "Can we stage a file?",
         lambda: _stage_a_file(warehouse, probe),
@@ -172,10 +191,17 @@ def _writing(
     probe = f"{target}.{quoted(_PROBE)}"
     yield sql.answer(
         f"Can we load a row into {config.schema}?",
-        lambda: [run(s) for s in (f"CREATE TRANSIENT TABLE IF NOT EXISTS {probe} (N INTEGER)",
-                                  f"INSERT INTO {probe} SELECT 1", "ROLLBACK", f"DROP TABLE {probe}")],
+        lambda: [
+            run(s)
+            for s in (
+                f"CREATE TRANSIENT TABLE IF NOT EXISTS {probe} (N INTEGER)",
+                f"INSERT INTO {probe} SELECT 1",
+                "ROLLBACK",
+                f"DROP TABLE {probe}",
+            )
+        ],
         to_role("CREATE TABLE", f"SCHEMA {target}"),
-    )  # fmt: skip
+    )
     receipts = f"{target}.{quoted(RECEIPTS)}"
     owning = f"GRANT OWNERSHIP ON TABLE {{}} TO ROLE {quoted(config.role)} COPY CURRENT GRANTS;"
     yield sql.answer(
@@ -217,9 +243,10 @@ def _owned(config: SnowflakeConfig, warehouse: SnowflakeWarehouse, owning: str) 
     catalog = f"{quoted(config.database)}.INFORMATION_SCHEMA"
     try:
         rows = warehouse._execute(
-            f'SELECT "TABLE_NAME", "TABLE_OWNER" FROM {catalog}.TABLES WHERE "TABLE_SCHEMA" = {schema} AND "TABLE_NAME" IN '
+            f'SELECT "TABLE_NAME", "TABLE_OWNER" FROM {catalog}.TABLES WHERE "TABLE_SCHEMA" = {schema} '
+            f'AND "TABLE_NAME" IN '
             f'(SELECT "TABLE_NAME" FROM {catalog}.COLUMNS WHERE "TABLE_SCHEMA" = {schema} AND "COLUMN_NAME" = '
-            f"{snowflake_sql.text(folded(snowflake_sql.SEQ))}) ORDER BY 1"
+            f"{snowflake_sql.text(folded(SEQ))}) ORDER BY 1"
         )
         roles = {folded(config.role), *_inherited(config, warehouse)}
     except WarehouseError as e:
@@ -270,7 +297,9 @@ def _is_needed(row: tuple[Any, ...], config: SnowflakeConfig) -> bool:
     """Whether a row of SHOW GRANTS is one that the set-up script gives, in whichever direction."""
     privilege, kind, name = str(row[1]), str(row[2]).replace("_", " "), _bare(row[3])
     database = folded(config.database)
-    target, importing, temporary = (f"{database}.{folded(s)}" for s in (config.schema, config.import_schema, config.temp_schema))
+    target, importing, temporary = (
+        f"{database}.{folded(s)}" for s in (config.schema, config.import_schema, config.temp_schema)
+    )
     if kind == "WAREHOUSE":
         return (privilege, name) == ("USAGE", folded(config.warehouse))
     if kind == "DATABASE":
@@ -278,7 +307,13 @@ def _is_needed(row: tuple[Any, ...], config: SnowflakeConfig) -> bool:
     if kind == "SCHEMA":
         needed = {target: ("USAGE", "CREATE TABLE"), importing: ("USAGE",), temporary: ("USAGE", "CREATE STAGE")}
         return privilege in needed.get(name, ())
-    if name.startswith(f"{importing}.") and kind in ("TABLE", "VIEW", "MATERIALIZED VIEW", "EXTERNAL TABLE", "DYNAMIC TABLE"):
+    if name.startswith(f"{importing}.") and kind in (
+        "TABLE",
+        "VIEW",
+        "MATERIALIZED VIEW",
+        "EXTERNAL TABLE",
+        "DYNAMIC TABLE",
+    ):
         return privilege == "SELECT"
     return name.startswith((f"{target}.", f"{temporary}."))
 
@@ -293,5 +328,3 @@ def _revoked(row: tuple[Any, ...], config: SnowflakeConfig) -> tuple[str, str]:
         return f"OWNERSHIP of {kind.lower()} {name}", owning
     on = "ACCOUNT" if kind == "ACCOUNT" else f"{kind} {name}"
     return f"{privilege} on {on}", f"REVOKE {privilege} ON {on} FROM ROLE {role};"
-
-

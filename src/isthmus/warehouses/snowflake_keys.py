@@ -44,8 +44,10 @@ def private_key(text: Secret, passphrase: Secret) -> bytes:
 
 def public_key(text: Secret, passphrase: Secret) -> str:
     """The public key in base64, on one line, as ALTER USER takes it. Raises Denied like `private_key`."""
-    der = _load(text.reveal(), passphrase.reveal()).public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    der = (
+        _load(text.reveal(), passphrase.reveal())
+        .public_key()
+        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     return base64.b64encode(der).decode()
 
@@ -53,8 +55,10 @@ def public_key(text: Secret, passphrase: Secret) -> str:
 def _load(text: str, passphrase: str) -> RSAPrivateKey:
     pem, is_encrypted = _pem(text)
     if is_encrypted and not passphrase:
-        hint = "give its passphrase in private_key_passphrase, or make an unencrypted copy: openssl pkcs8 -in key.p8 " \
-            "-out plain.p8"  # fmt: skip
+        hint = (
+            "give its passphrase in private_key_passphrase, or make an unencrypted copy: openssl pkcs8 -in key.p8 "
+            "-out plain.p8"
+        )
         raise Denied("the private key is encrypted, and no passphrase was given", hint=hint)
     if passphrase and not is_encrypted:
         raise Denied(
@@ -78,7 +82,7 @@ def _load(text: str, passphrase: str) -> RSAPrivateKey:
 
 
 def _pem(text: str) -> tuple[bytes, bool]:
-    """The key as a well-formed PEM, and whether it is encrypted. Line breaks may have become blanks, or be spelt out."""
+    """The key as a well-formed PEM, and whether it is encrypted. Line breaks may be blanks, or spelt out."""
     text = text.strip().replace("\\r", "").replace("\\n", "\n")
     match = _PEM.search(text)
     if match is None:

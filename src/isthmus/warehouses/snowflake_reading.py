@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from isthmus.duck import identifier
-from isthmus.model.errors import Missing
+from isthmus.model.errors import Mismatch, Missing
 from isthmus.warehouses import snowflake_sql, sql
 from isthmus.warehouses.protocol import Relation, Window
 
@@ -115,7 +115,7 @@ def resolved(window: Window, columns: Sequence[Found], relation: Relation) -> tu
     there = Window(name(window.changed_at), key, window.start, window.end, window.nulls)
     try:
         return there, sql.window_type(there, theirs, relation)
-    except sql.Mismatch as e:
+    except Mismatch as e:
         e.column = window.changed_at
         raise
 

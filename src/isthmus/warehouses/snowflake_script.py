@@ -140,9 +140,7 @@ def _grants(tables: Sequence[Table] | None, names: Names, direction: Direction) 
             "-- Isthmus owns the exported tables, so that it can add a column. Roles above its own can read them.",
         ]
         for name, _ in _ours(tables, names):
-            lines.append(
-                f"GRANT OWNERSHIP ON TABLE {name} TO ROLE IDENTIFIER($isthmus_role) COPY CURRENT GRANTS;"
-            )
+            lines.append(f"GRANT OWNERSHIP ON TABLE {name} TO ROLE IDENTIFIER($isthmus_role) COPY CURRENT GRANTS;")
     if direction.imports:
         lines.append("-- What may be imported: the tables and views that are there, and those to come.")
         lines += [

@@ -1,4 +1,4 @@
-"""A signed-in session at Snowflake: Parquet files go up as they are, one COPY takes them, one transaction takes them over."""
+"""A session at Snowflake: Parquet files go up as they are, one COPY takes them, one transaction takes them over."""
 
 from __future__ import annotations
 
@@ -100,8 +100,10 @@ class SnowflakeWarehouse:
         for it, and lets what comes after begin another, in which half a batch would be committed."""
         rows = self._execute(snowflake_sql.proof(self._in(RECEIPTS), table, token))
         if int(rows[0][0]) == 0:
-            raise Busy("Snowflake ended the transaction, because it was idle while others waited for it",
-                       hint="nothing of the batch is there; it is loaded again")  # fmt: skip
+            raise Busy(
+                "Snowflake ended the transaction, because it was idle while others waited for it",
+                hint="nothing of the batch is there; it is loaded again",
+            )
 
     def _copy(self, batch: Batch, target: str, place: str) -> None:
         """COPY, and look whether it took what was sent: a file that never arrived is not an error to it."""
@@ -227,8 +229,9 @@ class SnowflakeWarehouse:
             row = cursor.fetchone()
         status = str(row[6]) if row and len(row) > 6 else ""
         if status not in ("UPLOADED", "SKIPPED"):
-            raise Unreachable("a file could not be put into the stage", code=status, vendor=str(row or ""),
-                              hint="it is tried again")  # fmt: skip
+            raise Unreachable(
+                "a file could not be put into the stage", code=status, vendor=str(row or ""), hint="it is tried again"
+            )
 
     def _changed(self, statement: str) -> bool:
         """Run a statement that changes rows. Returns whether there was one."""

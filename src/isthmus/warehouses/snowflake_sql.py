@@ -97,8 +97,11 @@ def put(path: str, place: str) -> str:
 # Loading
 
 RECEIPT = ", ".join(
-    [*(quoted(c) for c in ("table_name", "rows", "after_seq", "upto_seq")), f"DATE_PART(EPOCH_MICROSECOND, {quoted('loaded_at')})"]
-)  # fmt: skip
+    [
+        *(quoted(c) for c in ("table_name", "rows", "after_seq", "upto_seq")),
+        f"DATE_PART(EPOCH_MICROSECOND, {quoted('loaded_at')})",
+    ]
+)
 """The columns `sql.receipt` wants."""
 
 
@@ -179,6 +182,7 @@ def append(table: Table, target: str, waiting: str) -> str:
 
 # Proof
 
+
 def tally(table: Table, name: str, seqs: SeqRange) -> str:
     return (
         f"SELECT {_SEQ}, COUNT(*), SUM({row_digest(table.columns)}) FROM {name} WHERE {in_range(seqs)} "
@@ -212,11 +216,12 @@ def _canonical(column: Column) -> str:
 
 # Reading
 
+
 def relations(database: str, schema: str) -> str:
     """Asks for the tables and views of a schema that the role may see."""
     return (
-        f"SELECT \"TABLE_NAME\", \"TABLE_TYPE\" FROM {quoted(database)}.INFORMATION_SCHEMA.TABLES "
-        f"WHERE \"TABLE_SCHEMA\" = {text(folded(schema))} ORDER BY \"TABLE_NAME\""
+        f'SELECT "TABLE_NAME", "TABLE_TYPE" FROM {quoted(database)}.INFORMATION_SCHEMA.TABLES '
+        f'WHERE "TABLE_SCHEMA" = {text(folded(schema))} ORDER BY "TABLE_NAME"'
     )
 
 
@@ -263,4 +268,3 @@ def count(window: Window, kind: str, origin: str) -> str:
         f"HASH_AGG({hashed}), DATE_PART(EPOCH_MICROSECOND, CURRENT_TIMESTAMP()) FROM {origin} "
         f"WHERE {in_window(window, kind, of='q')}"
     )
-

@@ -33,7 +33,9 @@ class Reading(Situations):
         return self.expose(config, self.ORDERS, rows[::-1], folder)
 
     def ids(self, warehouse: Warehouse, relation: Relation, **options: Any) -> list[str]:
-        return [row[self.folded("order_id")] for batch in warehouse.read(relation, **options) for row in batch.to_pylist()]
+        return [
+            row[self.folded("order_id")] for batch in warehouse.read(relation, **options) for row in batch.to_pylist()
+        ]
 
     def test_what_can_be_imported_is_listed_and_described(self, config: Config, tmp_path: Path) -> None:
         relation = self.orders(config, tmp_path)

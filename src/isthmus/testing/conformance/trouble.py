@@ -97,7 +97,12 @@ class Trouble(Situations):
 
     def test_the_setup_script_holds_no_secret_and_names_every_table(self, config: Any) -> None:
         script = config.setup_script([PEOPLE, EVERY_TYPE])
-        for part in (self.folded("people"), self.folded("every_type"), getattr(config, self.import_field), getattr(config, self.temp_field)):
+        for part in (
+            self.folded("people"),
+            self.folded("every_type"),
+            getattr(config, self.import_field),
+            getattr(config, self.temp_field),
+        ):
             assert part in script
         for field in fields(config.kind):
             if field.secret:

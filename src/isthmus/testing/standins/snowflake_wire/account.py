@@ -11,8 +11,16 @@ from .naming import NAME, Name, Refused, not_there, parts, shown, word
 
 _NOW = "2026-01-01 00:00:00.000 Z"
 _KINDS = r"database|schema|table|view|stage|warehouse|role|user|file\s+format|network\s+policy"
-_GRANT_COLUMNS = ("created_on", "privilege", "granted_on", "name", "granted_to", "grantee_name", "grant_option",
-                  "granted_by")  # fmt: skip
+_GRANT_COLUMNS = (
+    "created_on",
+    "privilege",
+    "granted_on",
+    "name",
+    "granted_to",
+    "grantee_name",
+    "grant_option",
+    "granted_by",
+)
 
 _PRIVILEGES = {
     "DATABASE": {"USAGE", "MONITOR", "MODIFY", "CREATE SCHEMA"},
@@ -217,8 +225,10 @@ class Account:
             self._catalog.require_to_grant(self._role, kind, thing.name)
             others = [g for g in self._catalog.grants if g.name == thing.name and g.kind == kind and not g.future]
             if others and not match["copy"]:
-                message = f"SQL execution error:\nDependent grant of privilege on {shown(thing.name)} exists. " \
-                    "It must be revoked first."  # fmt: skip
+                message = (
+                    f"SQL execution error:\nDependent grant of privilege on {shown(thing.name)} exists. "
+                    "It must be revoked first."
+                )
                 raise Refused(message, 3036, "0LP01")
             thing.owner = role
         return done()
@@ -279,18 +289,26 @@ class Account:
             container = self._full({"SCHEMA": "DATABASE", "TABLE": "SCHEMA"}.get(kind, kind), parts(match["name"]))
             self._catalog.require_container(self._role, container)
         like = (match["like"] or "%").replace("\\\\", "\\")
-        escaped = re.sub(r"\\(.)|%|_|.", lambda m: re.escape(m[1]) if m[1] else {"%": ".*", "_": "."}.get(
-            m[0], re.escape(m[0])), like, flags=re.S)  # fmt: skip
+        escaped = re.sub(
+            r"\\(.)|%|_|.",
+            lambda m: re.escape(m[1]) if m[1] else {"%": ".*", "_": "."}.get(m[0], re.escape(m[0])),
+            like,
+            flags=re.S,
+        )
         found = [
-            t for t in self._catalog.things.values()
-            if t.kind == kind and t.name[: len(container)] == container and self._catalog.sees(self._role, kind, t.name)
+            t
+            for t in self._catalog.things.values()
+            if t.kind == kind
+            and t.name[: len(container)] == container
+            and self._catalog.sees(self._role, kind, t.name)
             and re.fullmatch(escaped, t.name[-1], re.I | re.S)
-        ]  # fmt: skip
+        ]
         found.sort(key=lambda t: t.name)
         columns = ("created_on", "name", "database_name", "schema_name", "owner", "kind")
-        return Answer(columns, [
-            [_NOW, t.name[-1], t.name[0], t.name[1] if len(t.name) > 2 else "", t.owner, t.kind] for t in found
-        ])  # fmt: skip
+        return Answer(
+            columns,
+            [[_NOW, t.name[-1], t.name[0], t.name[1] if len(t.name) > 2 else "", t.owner, t.kind] for t in found],
+        )
 
 
 _EXISTS = r"(?P<exists>if\s+(?:not\s+)?exists\s+)?"

@@ -88,11 +88,16 @@ def _described(f: pa.Field, kind: str, scale: int) -> dict[str, Any]:
 
 def on_the_wire(table: pa.Table, columns: Sequence[dict[str, Any]]) -> pa.Table:
     """A result in the form in which Snowflake sends it: seconds and fractions, days, numbers by their scale."""
-    arrays, fields = [], []
+    arrays: list[pa.Array] = []
+    fields: list[pa.Field] = []
     for values, about in zip(table.columns, columns, strict=True):
         array = _sent(values.combine_chunks() if values.num_chunks != 1 else values.chunk(0), about)
-        about = {"logicalType": about["type"].upper(), **{k: str(about[k] or 0) for k in ("precision", "scale")},
-                 "charLength": str(about["length"] or 0), "byteLength": str(about["byteLength"] or 16)}  # fmt: skip
+        about = {
+            "logicalType": about["type"].upper(),
+            **{k: str(about[k] or 0) for k in ("precision", "scale")},
+            "charLength": str(about["length"] or 0),
+            "byteLength": str(about["byteLength"] or 16),
+        }
         arrays.append(array)
         fields.append(pa.field(columns[len(fields)]["name"], array.type, metadata=about))
     return pa.table(arrays, schema=pa.schema(fields))
@@ -148,7 +153,8 @@ def ipc(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def parts_of(table: pa.Table) -> list[pa.Table]:

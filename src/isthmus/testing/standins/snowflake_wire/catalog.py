@@ -128,8 +128,11 @@ class Catalog:
     def granted(self, role: str, kind: str, name: Name) -> set[str]:
         """Every privilege of a role on an object; OWNERSHIP stands for all of them."""
         roles = self.all_roles(role)
-        found = {g.privilege for g in self.grants if not g.future and g.role in roles and g.name == name
-                 and self.group(g.kind) == self.group(kind)}  # fmt: skip
+        found = {
+            g.privilege
+            for g in self.grants
+            if not g.future and g.role in roles and g.name == name and self.group(g.kind) == self.group(kind)
+        }
         thing = self.find(kind, name)
         if "ACCOUNTADMIN" in roles or (thing is not None and thing.owner in roles):
             found.add("OWNERSHIP")
@@ -176,10 +179,14 @@ class Catalog:
         thing = self.find(kind, name)
         roles = self.all_roles(role)
         if thing is None or not ({"SECURITYADMIN", thing.owner} & roles):
-            raise not_there(kind.title(), name) if thing is None else Refused(
-                f"SQL access control error:\nInsufficient privileges to operate on {kind.lower()} '{shown(name)}'",
-                3001,
-                "42501",
+            raise (
+                not_there(kind.title(), name)
+                if thing is None
+                else Refused(
+                    f"SQL access control error:\nInsufficient privileges to operate on {kind.lower()} '{shown(name)}'",
+                    3001,
+                    "42501",
+                )
             )
 
     def grants_to(self, role: str) -> Iterable[tuple[str, str, Name]]:

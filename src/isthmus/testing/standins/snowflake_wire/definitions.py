@@ -16,34 +16,52 @@ from .rewriting import full_name, with_tables
 from .session import Session
 from .stages import Stages
 
-_TYPES = {"NUMBER": "NUMBER(38,0)", "INTEGER": "NUMBER(38,0)", "INT": "NUMBER(38,0)", "BIGINT": "NUMBER(38,0)",
-          "STRING": "VARCHAR(16777216)", "TEXT": "VARCHAR(16777216)", "VARCHAR": "VARCHAR(16777216)", "DOUBLE": "FLOAT",
-          "TIMESTAMP_NTZ": "TIMESTAMP_NTZ(9)", "TIMESTAMP_LTZ": "TIMESTAMP_LTZ(9)", "TIMESTAMP_TZ": "TIMESTAMP_TZ(9)",
-          "TIMESTAMP": "TIMESTAMP_NTZ(9)", "DATETIME": "TIMESTAMP_NTZ(9)", "TIME": "TIME(9)",
-          "BINARY": "BINARY(8388608)"}  # fmt: skip
+_TYPES = {
+    "NUMBER": "NUMBER(38,0)",
+    "INTEGER": "NUMBER(38,0)",
+    "INT": "NUMBER(38,0)",
+    "BIGINT": "NUMBER(38,0)",
+    "STRING": "VARCHAR(16777216)",
+    "TEXT": "VARCHAR(16777216)",
+    "VARCHAR": "VARCHAR(16777216)",
+    "DOUBLE": "FLOAT",
+    "TIMESTAMP_NTZ": "TIMESTAMP_NTZ(9)",
+    "TIMESTAMP_LTZ": "TIMESTAMP_LTZ(9)",
+    "TIMESTAMP_TZ": "TIMESTAMP_TZ(9)",
+    "TIMESTAMP": "TIMESTAMP_NTZ(9)",
+    "DATETIME": "TIMESTAMP_NTZ(9)",
+    "TIME": "TIME(9)",
+    "BINARY": "BINARY(8388608)",
+}
 
-Run = Callable[[Session, exp.Expression], Any]
+Run = Callable[[Session, exp.Expr], Any]
 
 
 class Definitions:
     """Answers for one session."""
 
-    def __init__(
-        self, catalog: Catalog, session: Session, full: Callable[[str, Name], Name], stages: Stages
-    ) -> None:
+    def __init__(self, catalog: Catalog, session: Session, full: Callable[[str, Name], Name], stages: Stages) -> None:
         self._catalog, self._session, self._full, self._stages = catalog, session, full, stages
 
     def answer(self, text: str, run: Run, make_database: Callable[[Session, str], None]) -> Answer | None:
         """The answer to a statement that defines or describes something; None if it is none. DDL commits."""
         patterns: list[tuple[str, Callable[..., Answer]]] = [
-            (rf"create\s+(?P<replace>or\s+replace\s+)?(?P<kind>database|schema)\s+(?P<exists>if\s+not\s+exists\s+)?(?P<name>{NAME})"
-             r"(?:\s+comment\s*=.*)?", self._create_container),
-            (rf"create\s+(?P<replace>or\s+replace\s+)?(?P<temporary>temp(?:orary)?\s+)?stage\s+(?P<exists>if\s+not\s+exists\s+)?"
-             rf"(?P<name>{NAME})", self._create_stage),
-            (rf"drop\s+(?P<kind>database|schema|table|view|stage)\s+(?P<exists>if\s+exists\s+)?(?P<name>{NAME})(?:\s+cascade)?",
-             self._drop),
+            (
+                rf"create\s+(?P<replace>or\s+replace\s+)?(?P<kind>database|schema)\s+(?P<exists>if\s+not\s+exists\s+)?(?P<name>{NAME})"
+                r"(?:\s+comment\s*=.*)?",
+                self._create_container,
+            ),
+            (
+                rf"create\s+(?P<replace>or\s+replace\s+)?(?P<temporary>temp(?:orary)?\s+)?stage\s+(?P<exists>if\s+not\s+exists\s+)?"
+                rf"(?P<name>{NAME})",
+                self._create_stage,
+            ),
+            (
+                rf"drop\s+(?P<kind>database|schema|table|view|stage)\s+(?P<exists>if\s+exists\s+)?(?P<name>{NAME})(?:\s+cascade)?",
+                self._drop,
+            ),
             (rf"desc(?:ribe)?\s+(?P<kind>table|view|schema|database|stage)\s+(?P<name>{NAME})", self._describe),
-        ]  # fmt: skip
+        ]
         for pattern, method in patterns:
             if match := re.fullmatch(pattern, text, re.I | re.S):
                 self._commit(text)
@@ -121,7 +139,9 @@ class Definitions:
             raise insufficient(kind, name)
         columns = declared(tree)
         for constraint in list(tree.find_all(exp.PrimaryKey, exp.PrimaryKeyColumnConstraint)):
-            constraint.parent.pop() if isinstance(constraint, exp.PrimaryKeyColumnConstraint) else constraint.pop()
+            # Snowflake takes a primary key, and does not enforce it.
+            inner = isinstance(constraint, exp.PrimaryKeyColumnConstraint) and constraint.parent is not None
+            (constraint.parent if inner and constraint.parent is not None else constraint).pop()
         if properties is not None:
             kept = [exp.TemporaryProperty()] if temporary else []
             tree.set("properties", exp.Properties(expressions=kept) if kept else None)
@@ -144,7 +164,7 @@ class Definitions:
         self._run_as_it_is(self.with_what_is_seen(tree))
         self._session.temporary[name] = f'temp.main."{local}"'
 
-    def _run_as_it_is(self, tree: exp.Expression) -> None:
+    def _run_as_it_is(self, tree: exp.Expr) -> None:
         """Run what fakesnow makes of it, without its notes on lengths and comments: they trip over odd names."""
         self._session.duck.execute(self._session.con.cursor()._transform(tree, None).sql("duckdb"))
 
@@ -206,18 +226,21 @@ class Definitions:
         quoted = ".".join(exp.to_identifier(p, quoted=True).sql("duckdb") for p in name)
         rows = self._session.duck.execute(f"DESCRIBE {quoted}").fetchall()
         columns = ["name", "type", "kind", "null?", "default"]
-        return Answer(columns, [
-            [row[0], thing.columns.get(row[0], _of_duck(row[1])), "COLUMN", "Y" if row[2] == "YES" else "N", None]
-            for row in rows
-        ])  # fmt: skip
+        return Answer(
+            columns,
+            [
+                [row[0], thing.columns.get(row[0], _of_duck(row[1])), "COLUMN", "Y" if row[2] == "YES" else "N", None]
+                for row in rows
+            ],
+        )
 
     # What a statement sees
 
-    def with_what_is_seen(self, tree: exp.Expression) -> exp.Expression:
+    def with_what_is_seen(self, tree: exp.Expr) -> exp.Expr:
         """The statement with temporary tables under DuckDB's names, and the catalog's views as the role sees them."""
         session = self._session
 
-        def seen(table: exp.Table) -> exp.Expression:
+        def seen(table: exp.Table) -> exp.Expr:
             if not isinstance(table.this, exp.Identifier):
                 return table
             try:
@@ -226,7 +249,9 @@ class Definitions:
                 return table
             if name in session.temporary:
                 local = exp.to_table(session.temporary[name], dialect="duckdb")
-                local.set("alias", table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name[-1], quoted=True)))
+                local.set(
+                    "alias", table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name[-1], quoted=True))
+                )
                 return local
             if name[1] == "INFORMATION_SCHEMA" and name[2] in ("TABLES", "SCHEMATA", "COLUMNS"):
                 return self._information(name, table)
@@ -234,13 +259,17 @@ class Definitions:
 
         return with_tables(tree, seen)
 
-    def _information(self, name: Name, table: exp.Table) -> exp.Expression:
+    def _information(self, name: Name, table: exp.Table) -> exp.Expr:
         database, rows = name[0], list[tuple[str | None, ...]]()
         self._catalog.require_container(self._session.role, (database,))
         role = self._session.role
         if name[2] == "SCHEMATA":
             names: tuple[str, ...] = ("CATALOG_NAME", "SCHEMA_NAME")
-            rows = [t.name for t in self._catalog.inside((database,), "SCHEMA") if self._catalog.sees(role, "SCHEMA", t.name)]
+            rows = [
+                t.name
+                for t in self._catalog.inside((database,), "SCHEMA")
+                if self._catalog.sees(role, "SCHEMA", t.name)
+            ]
         else:
             things = [t for k in ("TABLE", "VIEW") for t in self._catalog.inside((database,), k)]
             things = [t for t in things if self._catalog.sees(role, t.kind, t.name)]
@@ -249,13 +278,15 @@ class Definitions:
             if name[2] == "COLUMNS":
                 names = (*names[:3], "COLUMN_NAME")
                 rows = [(*t.name, column) for t in things for column in t.columns]
-        columns = [exp.to_identifier(n, quoted=True) for n in names]
+        columns: Any = [exp.to_identifier(n, quoted=True) for n in names]
         values = exp.values(rows or [tuple([None] * len(names))], alias="v", columns=columns)
         query = exp.select("*").from_(values).where(f'v."{names[1]}" IS NOT NULL')
-        return exp.Subquery(this=query, alias=table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name[2])))
+        return exp.Subquery(
+            this=query, alias=table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name[2]))
+        )
 
 
-def declared(tree: exp.Expression) -> dict[str, str]:
+def declared(tree: exp.Expr) -> dict[str, str]:
     """The columns of a CREATE TABLE, with their types as Snowflake writes them back."""
     schema = tree.this
     if not isinstance(schema, exp.Schema):
@@ -263,21 +294,32 @@ def declared(tree: exp.Expression) -> dict[str, str]:
     return {_said(c.this): _type(c.args["kind"]) for c in schema.expressions if isinstance(c, exp.ColumnDef)}
 
 
-def _said(identifier: exp.Expression) -> str:
+def _said(identifier: exp.Expr) -> str:
     return identifier.name if identifier.args.get("quoted") else identifier.name.upper()
 
 
-def _type(kind: exp.Expression) -> str:
+def _type(kind: exp.Expr) -> str:
     text = kind.sql("snowflake").upper().replace(", ", ",")
-    text = {"DECIMAL": "NUMBER", "TIMESTAMPTZ": "TIMESTAMP_TZ", "TIMESTAMPNTZ": "TIMESTAMP_NTZ",
-            "TIMESTAMPLTZ": "TIMESTAMP_LTZ"}.get(text, text)  # fmt: skip
+    text = {
+        "DECIMAL": "NUMBER",
+        "TIMESTAMPTZ": "TIMESTAMP_TZ",
+        "TIMESTAMPNTZ": "TIMESTAMP_NTZ",
+        "TIMESTAMPLTZ": "TIMESTAMP_LTZ",
+    }.get(text, text)
     text = re.sub(r"^(DECIMAL|NUMERIC)\b", "NUMBER", re.sub(r"^TIMESTAMP(TZ|NTZ|LTZ)\b", r"TIMESTAMP_\1", text))
     return _TYPES.get(text, text)
 
 
 def _of_duck(kind: str) -> str:
-    kinds = {"VARCHAR": "VARCHAR(16777216)", "BIGINT": "NUMBER(38,0)", "DOUBLE": "FLOAT", "JSON": "VARIANT",
-             "TIMESTAMP WITH TIME ZONE": "TIMESTAMP_TZ(9)", "TIMESTAMP": "TIMESTAMP_NTZ(9)", "BLOB": "BINARY(8388608)"}  # fmt: skip
+    kinds = {
+        "VARCHAR": "VARCHAR(16777216)",
+        "BIGINT": "NUMBER(38,0)",
+        "DOUBLE": "FLOAT",
+        "JSON": "VARIANT",
+        "TIMESTAMP WITH TIME ZONE": "TIMESTAMP_TZ(9)",
+        "TIMESTAMP": "TIMESTAMP_NTZ(9)",
+        "BLOB": "BINARY(8388608)",
+    }
     return kinds.get(kind, re.sub("^DECIMAL", "NUMBER", kind))
 
 

@@ -30,7 +30,9 @@ from .stages import COPY, LIST, PUT, REMOVE, Stages
 warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
 
 # What needs no warehouse that runs: metadata, and questions about the session itself.
-_FREE = re.compile(r"(?is)\s*(show|describe|desc|use|set|unset|alter|create|drop|grant|revoke|begin|start|commit|rollback)\b")
+_FREE = re.compile(
+    r"(?is)\s*(show|describe|desc|use|set|unset|alter|create|drop|grant|revoke|begin|start|commit|rollback)\b"
+)
 
 
 class Engine:
@@ -70,10 +72,16 @@ class Engine:
 
     def run(self, session: Session, statement: str, *, describe_only: bool = False) -> Answer:
         """Run one statement. Raises Refused."""
-        self.log.append({
-            "statement": statement, "user": session.user, "role": session.role, "at": time.time(),
-            "tag": session.parameters["QUERY_TAG"], "describe": describe_only,
-        })  # fmt: skip
+        self.log.append(
+            {
+                "statement": statement,
+                "user": session.user,
+                "role": session.role,
+                "at": time.time(),
+                "tag": session.parameters["QUERY_TAG"],
+                "describe": describe_only,
+            }
+        )
         try:
             with session.at_work():
                 text = with_variables(without_comments(statement), session.variables)
@@ -123,8 +131,10 @@ class Engine:
         if kind == "ROLE":
             held = self.catalog.user(session.user).roles
             if not any(name[0] in self.catalog.all_roles(role) for role in held):
-                message = f"SQL access control error:\nRequested role '{name[0]}' is not assigned to the executing user. " \
-                    "Specify another role to activate."  # fmt: skip
+                message = (
+                    f"SQL access control error:\nRequested role '{name[0]}' is not assigned to the executing user."
+                    "Specify another role to activate."
+                )
                 raise Refused(message, 3013, "42501")
             session.role = name[0]
             return
@@ -191,18 +201,19 @@ class Engine:
         with session.writing():
             return self._change(session, tree)
 
-    def _query(self, session: Session, tree: exp.Expression, describe_only: bool) -> Answer:
+    def _query(self, session: Session, tree: exp.Expr, describe_only: bool) -> Answer:
+        asked = tree
         if describe_only:
             tree = exp.select("*").from_(exp.Subquery(this=tree, alias="d")).limit(0)
         cursor = self._fakesnow(session, tree)
         table = cursor._arrow_table
         described = session.duck.execute(f"DESCRIBE {cursor._last_sql}").fetchall()
         json_columns = frozenset(row[0] for row in described if row[1] == "JSON")
-        inner = tree.find(exp.Subquery).this if describe_only else tree
+        inner = asked if describe_only else tree
         columns = answers.described(table.schema, json_columns, rewriting.scales(inner, table.num_columns))
         return Answer(table=table, columns=columns)
 
-    def _change(self, session: Session, tree: exp.Expression) -> Answer:
+    def _change(self, session: Session, tree: exp.Expr) -> Answer:
         if isinstance(tree, exp.Merge):
             (count,) = session.duck.execute(rewriting.merge(tree)).fetchall()[0]
             return counted(answers.MERGED, inserted=count)
@@ -215,7 +226,7 @@ class Engine:
                 return counted(answers.UPDATED, updated=count)
         return counted(answers.REMOVED, deleted=count)
 
-    def _fakesnow(self, session: Session, tree: exp.Expression) -> Any:
+    def _fakesnow(self, session: Session, tree: exp.Expr) -> Any:
         """Run a statement by fakesnow's translation."""
         cursor = session.con.cursor()
         for statement in cursor._transform_explode(tree.copy()):
@@ -238,7 +249,7 @@ def _refused(error: Exception) -> Refused:
     code, state = getattr(error, "errno", None), getattr(error, "sqlstate", None)
     message = str(getattr(error, "raw_msg", None) or getattr(error, "msg", None) or error)
     if isinstance(error, duckdb.Error):
-        code, state = _NUMBERS.get(type(error), (603, "XX000"))
+        code, state = next((n for kind, n in _NUMBERS.items() if isinstance(error, kind)), (603, "XX000"))
         if isinstance(error, duckdb.TransactionException) and "onflict" in message:
             code, state = 625, "57014"
     elif isinstance(error, sqlglot.errors.SqlglotError):
@@ -250,7 +261,7 @@ def _refused(error: Exception) -> Refused:
     return Refused(message, code or 603, state or "XX000")
 
 
-_NUMBERS = {
+_NUMBERS: dict[type[duckdb.Error], tuple[int, str]] = {
     duckdb.BinderException: (904, "42000"),
     duckdb.CatalogException: (2003, "42S02"),
     duckdb.ParserException: (1003, "42000"),

@@ -45,8 +45,10 @@ class Locks:
                     return
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    message = f"Statement was aborted: it waited {timeout_s:g} s for the lock of table " \
-                        f"'{shown(table)}', and this lock has not yet been released."  # fmt: skip
+                    message = (
+                        f"Statement was aborted: it waited {timeout_s:g} s for the lock of table "
+                        f"'{shown(table)}', and this lock has not yet been released."
+                    )
                     raise Refused(message, 625, "57014")
                 self._changed.wait(min(left, 0.05))
             idle = other.idle_s()

@@ -13,7 +13,7 @@ from .naming import Name, Refused
 FLOAT_FORMAT = re.compile(r"9\.(9+)EEEEE")
 
 
-def duck(text: str, **parts: exp.Expression) -> exp.Expression:
+def duck(text: str, **parts: exp.Expr) -> exp.Expr:
     """An expression in DuckDB's words, in which the columns named like `parts` stand for these."""
     tree = sqlglot.parse_one(text, read="duckdb")
     for column in list(tree.find_all(exp.Column)):
@@ -22,12 +22,12 @@ def duck(text: str, **parts: exp.Expression) -> exp.Expression:
     return tree
 
 
-def rewritten(tree: exp.Expression) -> exp.Expression:
+def rewritten(tree: exp.Expr) -> exp.Expr:
     """The statement with what fakesnow does not know said otherwise."""
     return tree.transform(_rewrite)
 
 
-def _rewrite(node: exp.Expression) -> exp.Expression:
+def _rewrite(node: exp.Expr) -> exp.Expr:
     kind, form = type(node).__name__, node.args.get("format")
     if kind == "HashAgg":  # the order of the rows is nothing to it, and NULL is a value like any other
         values = {f"_a{n}": value for n, value in enumerate([node.this, *node.expressions])}
@@ -42,7 +42,7 @@ def _rewrite(node: exp.Expression) -> exp.Expression:
     return node
 
 
-def _to_varchar(value: exp.Expression, form: str) -> exp.Expression:
+def _to_varchar(value: exp.Expr, form: str) -> exp.Expr:
     number = FLOAT_FORMAT.fullmatch(form)
     if number:  # one digit, so many after the point, an exponent of a sign and three digits; a blank where no minus is
         shown = f"upper(format('{{:.{len(number[1])}e}}', _v::DOUBLE))"
@@ -55,18 +55,20 @@ def _to_varchar(value: exp.Expression, form: str) -> exp.Expression:
     raise Refused(f"SQL compilation error:\nthe stand-in has no TO_VARCHAR of the format {form!r}", 1003, "42000")
 
 
-def with_tables(tree: exp.Expression, replace: Callable[[exp.Table], exp.Expression]) -> exp.Expression:
+def with_tables(tree: exp.Expr, replace: Callable[[exp.Table], exp.Expr]) -> exp.Expr:
     """The statement with every table named in it replaced by what `replace` says."""
     return tree.transform(lambda node: replace(node) if isinstance(node, exp.Table) and node.name else node)
 
 
 def full_name(table: exp.Table, database: str | None, schema: str | None) -> Name:
     """A table's full name, from the session where it is short."""
-    def said(part: exp.Expression | None, default: str | None) -> str:
+
+    def said(part: exp.Expr | None, default: str | None) -> str:
         if part is None or not part.name:
             if default is None:
-                raise Refused("Cannot perform the statement. This session does not have a current database.",
-                              90105, "22000")  # fmt: skip
+                raise Refused(
+                    "Cannot perform the statement. This session does not have a current database.", 90105, "22000"
+                )
             return default
         return part.name if part.args.get("quoted") else part.name.upper()
 
@@ -77,7 +79,7 @@ def full_name(table: exp.Table, database: str | None, schema: str | None) -> Nam
     )
 
 
-def scales(tree: exp.Expression, count: int) -> list[int]:
+def scales(tree: exp.Expr, count: int) -> list[int]:
     """How many digits the seconds of each column of a query have: 9, unless its last cast says otherwise."""
     chosen = tree.expressions if isinstance(tree, exp.Select) else []
     if len(chosen) != count or any(isinstance(e, exp.Star) for e in chosen):
@@ -85,7 +87,7 @@ def scales(tree: exp.Expression, count: int) -> list[int]:
     return [_scale(e.unalias()) for e in chosen]
 
 
-def _scale(node: exp.Expression) -> int:
+def _scale(node: exp.Expr) -> int:
     if isinstance(node, exp.Cast) and node.to.expressions:
         digits = node.to.expressions[0].name
         if node.to.this.name.startswith("TIMESTAMP") and digits.isdecimal():

@@ -14,12 +14,16 @@ from .session import Session
 SYSTEM = ("INFORMATION_SCHEMA",)
 
 
-def tables(tree: exp.Expression, session: Session) -> Iterator[tuple[exp.Table, Name, str]]:
+def tables(tree: exp.Expr, session: Session) -> Iterator[tuple[exp.Table, Name, str]]:
     """Every table and view a statement names, with the privilege it needs on it."""
     known = {cte.alias_or_name.upper() for cte in tree.find_all(exp.CTE)}
     written = _written(tree)
     for table in tree.find_all(exp.Table):
-        if not table.name or (not table.db and table.name.upper() in known) or not isinstance(table.this, exp.Identifier):
+        if (
+            not table.name
+            or (not table.db and table.name.upper() in known)
+            or not isinstance(table.this, exp.Identifier)
+        ):
             continue
         name = full_name(table, session.database, session.schema)
         if name[1] in SYSTEM:
@@ -31,14 +35,14 @@ def tables(tree: exp.Expression, session: Session) -> Iterator[tuple[exp.Table, 
             yield table, name, "SELECT"
 
 
-def _written(tree: exp.Expression) -> exp.Table | None:
+def _written(tree: exp.Expr) -> exp.Table | None:
     target = tree.this if isinstance(tree, exp.Insert | exp.Update | exp.Delete | exp.Merge) else None
     if isinstance(target, exp.Schema):
         target = target.this
     return target if isinstance(target, exp.Table) else None
 
 
-def _privileges(tree: exp.Expression) -> list[str]:
+def _privileges(tree: exp.Expr) -> list[str]:
     match tree:
         case exp.Insert():
             return ["INSERT"]
@@ -75,27 +79,29 @@ def require_warehouse(catalog: Catalog, session: Session) -> None:
         )
 
 
-def written(tree: exp.Expression, session: Session) -> Name | None:
+def written(tree: exp.Expr, session: Session) -> Name | None:
     """The table that a statement changes."""
     table = _written(tree)
     return None if table is None else full_name(table, session.database, session.schema)
 
 
-def require_case(catalog: Catalog, session: Session, tree: exp.Expression) -> None:
+def require_case(catalog: Catalog, session: Session, tree: exp.Expr) -> None:
     """Raise for a column written in another case than its own: DuckDB would not mind, Snowflake does."""
     known: set[str] = set()
     said: set[str] = set()
     for table in tree.find_all(exp.Table):
         if isinstance(table.this, exp.Identifier):
             said |= {part.name for part in table.parts}
-            name = full_name(table, session.database or "", session.schema or "")
-            thing = catalog.find("TABLE", name)
-            known |= set(session.temporary_columns.get(name, ()) or (thing.columns if thing is not None else ()))
+            full = full_name(table, session.database or "", session.schema or "")
+            thing = catalog.find("TABLE", full)
+            known |= set(session.temporary_columns.get(full, ()) or (thing.columns if thing is not None else ()))
     for alias in tree.find_all(exp.Alias, exp.TableAlias):
         said.add(alias.alias if isinstance(alias, exp.Alias) else alias.name)
     folded = {name.lower() for name in known}
     for identifier in tree.find_all(exp.Identifier):
         name = identifier.name if identifier.args.get("quoted") else identifier.name.upper()
         if name not in known and identifier.name not in said and name.lower() in folded:
-            message = f"SQL compilation error: error line 1 at position 0\ninvalid identifier '{identifier.sql('snowflake')}'"
+            message = (
+                f"SQL compilation error: error line 1 at position 0\ninvalid identifier '{identifier.sql('snowflake')}'"
+            )
             raise Refused(message, 904, "42000")

@@ -65,8 +65,10 @@ class Server:
             user = who(self.engine.catalog, data)
             role = word(query.get("roleName") or user.properties.get("DEFAULT_ROLE") or "PUBLIC")
             if role not in user.roles and not any(role in self.engine.catalog.all_roles(r) for r in user.roles):
-                message = f"Role '{role}' specified in the connect string is not granted to this user. " \
+                message = (
+                    f"Role '{role}' specified in the connect string is not granted to this user. "
                     "Contact your local system administrator, or attempt to login with another role, e.g. PUBLIC."
+                )
                 raise Refused(message, 390189, "08001")
             self._let_in(user.properties.get("NETWORK_POLICY"), request)
         except Refused as e:
@@ -76,27 +78,47 @@ class Server:
             self.engine.set_parameter(session, key, str(value))
         warehouse = query.get("warehouse") or user.properties.get("DEFAULT_WAREHOUSE")
         await run_in_threadpool(self.engine.use, session, query.get("databaseName"), query.get("schemaName"), warehouse)
-        info = {"databaseName": session.database, "schemaName": session.schema, "warehouseName": session.warehouse,
-                "roleName": session.role}  # fmt: skip
-        return JSONResponse({"success": True, "code": None, "message": None, "data": {
-            "token": session.token, "masterToken": f"m{session.token}", "serverVersion": _VERSION, "sessionInfo": info,
-            "validityInSeconds": _TOKENS_S, "masterValidityInSeconds": 4 * _TOKENS_S, "idToken": None,
-            "sessionId": len(self._sessions), "displayUserName": user.name, "healthCheckInterval": 45,
-            "parameters": [
-                {"name": "AUTOCOMMIT", "value": session.autocommits},
-                {"name": "TIMEZONE", "value": session.parameters["TIMEZONE"]},
-                {"name": "CLIENT_SESSION_KEEP_ALIVE_HEARTBEAT_FREQUENCY", "value": 3600},
-                {"name": "CLIENT_PREFETCH_THREADS", "value": 4},
-            ],
-        }})  # fmt: skip
+        info = {
+            "databaseName": session.database,
+            "schemaName": session.schema,
+            "warehouseName": session.warehouse,
+            "roleName": session.role,
+        }
+        return JSONResponse(
+            {
+                "success": True,
+                "code": None,
+                "message": None,
+                "data": {
+                    "token": session.token,
+                    "masterToken": f"m{session.token}",
+                    "serverVersion": _VERSION,
+                    "sessionInfo": info,
+                    "validityInSeconds": _TOKENS_S,
+                    "masterValidityInSeconds": 4 * _TOKENS_S,
+                    "idToken": None,
+                    "sessionId": len(self._sessions),
+                    "displayUserName": user.name,
+                    "healthCheckInterval": 45,
+                    "parameters": [
+                        {"name": "AUTOCOMMIT", "value": session.autocommits},
+                        {"name": "TIMEZONE", "value": session.parameters["TIMEZONE"]},
+                        {"name": "CLIENT_SESSION_KEEP_ALIVE_HEARTBEAT_FREQUENCY", "value": 3600},
+                        {"name": "CLIENT_PREFETCH_THREADS", "value": 4},
+                    ],
+                },
+            }
+        )
 
     def _let_in(self, policy: str | None, request: Request) -> None:
         """A user's network policy, taken for addresses in full only: 0.0.0.0/0 lets everybody in."""
         allowed = self.engine.catalog.policies.get(policy or "", ["0.0.0.0/0"])
         address = request.client.host if request.client else ""
         if not {"0.0.0.0/0", address, f"{address}/32"} & set(allowed):
-            message = f"Incoming request with IP/Token {address} is not allowed to access Snowflake. Contact your account " \
-                "administrator."  # fmt: skip
+            message = (
+                f"Incoming request with IP/Token {address} is not allowed to access Snowflake. Contact your "
+                "administrator."
+            )
             raise Refused(message, 390422, "08001")
 
     def _open(self, user: str, role: str) -> Session:
@@ -107,10 +129,18 @@ class Server:
     async def renew(self, request: Request) -> Response:
         token = _token(request).removeprefix("m")
         self._expired.discard(token)
-        return JSONResponse({"success": True, "data": {
-            "sessionToken": token, "validityInSecondsST": _TOKENS_S, "masterToken": f"m{token}",
-            "validityInSecondsMT": 4 * _TOKENS_S, "sessionId": 1,
-        }})  # fmt: skip
+        return JSONResponse(
+            {
+                "success": True,
+                "data": {
+                    "sessionToken": token,
+                    "validityInSecondsST": _TOKENS_S,
+                    "masterToken": f"m{token}",
+                    "validityInSecondsMT": 4 * _TOKENS_S,
+                    "sessionId": 1,
+                },
+            }
+        )
 
     async def end(self, request: Request) -> Response:
         session = self._sessions.pop(_token(request), None)
@@ -162,8 +192,12 @@ class Server:
         name = secrets.token_urlsafe(16)
         self._parts[name] = part
         size = part.nbytes
-        return {"url": f"{self.engine.url}/parts/{name}", "rowCount": part.num_rows, "uncompressedSize": size,
-                "compressedSize": size}  # fmt: skip
+        return {
+            "url": f"{self.engine.url}/parts/{name}",
+            "rowCount": part.num_rows,
+            "uncompressedSize": size,
+            "compressedSize": size,
+        }
 
     async def part(self, request: Request) -> Response:
         part = self._parts.get(request.path_params["part"])
@@ -241,10 +275,20 @@ class Server:
 
 def _refusal(e: Refused) -> dict[str, Any]:
     code = f"{e.code:06}"
-    return {"success": False, "code": code, "message": str(e), "data": {
-        "errorCode": code, "sqlState": e.state, "queryId": secrets.token_hex(8), "internalError": False, "pos": -1,
-        "line": -1, "type": "COMPILATION",
-    }}  # fmt: skip
+    return {
+        "success": False,
+        "code": code,
+        "message": str(e),
+        "data": {
+            "errorCode": code,
+            "sqlState": e.state,
+            "queryId": secrets.token_hex(8),
+            "internalError": False,
+            "pos": -1,
+            "line": -1,
+            "type": "COMPILATION",
+        },
+    }
 
 
 def _no(e: Refused) -> Response:

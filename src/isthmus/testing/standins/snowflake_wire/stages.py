@@ -15,16 +15,27 @@ from sqlglot import exp
 from .answers import Answer
 from .naming import NAME, PART, Name, Refused, parts, word
 
-PUT = re.compile(r"(?is)put\s+'?file://(?P<file>(?:[^']|'')+?)'?\s+'?(?P<stage>@[^']+?)'?(?P<options>(?:\s+\w+\s*=\s*\S+)*)")
+PUT = re.compile(
+    r"(?is)put\s+'?file://(?P<file>(?:[^']|'')+?)'?\s+'?(?P<stage>@[^']+?)'?(?P<options>(?:\s+\w+\s*=\s*\S+)*)"
+)
 LIST = re.compile(r"(?is)(?:list|ls)\s+'?(?P<stage>@[^']+?)'?")
 REMOVE = re.compile(r"(?is)(?:remove|rm)\s+'?(?P<stage>@[^']+?)'?")
-COPY = re.compile(rf"(?is)copy\s+into\s+(?P<table>{NAME})\s+from\s+'?(?P<stage>@[^']+?)'?(?P<options>(?:\s+\w+\s*=.*)?)")
+COPY = re.compile(
+    rf"(?is)copy\s+into\s+(?P<table>{NAME})\s+from\s+'?(?P<stage>@[^']+?)'?(?P<options>(?:\s+\w+\s*=.*)?)"
+)
 STAGE = re.compile(rf"(?s)@(?P<name>{PART}(?:\.{PART})*)(?:/(?P<path>.*))?")
 
 _OPTION = r"(\w+)\s*=\s*(\((?:[^()]|\([^()]*\))*\)|'[^']*'|\w+)"
 _COPY_OPTIONS = {
-    "FILE_FORMAT", "MATCH_BY_COLUMN_NAME", "ON_ERROR", "PURGE", "FORCE", "FILES", "ENFORCE_LENGTH", "TRUNCATECOLUMNS",
-}  # fmt: skip
+    "FILE_FORMAT",
+    "MATCH_BY_COLUMN_NAME",
+    "ON_ERROR",
+    "PURGE",
+    "FORCE",
+    "FILES",
+    "ENFORCE_LENGTH",
+    "TRUNCATECOLUMNS",
+}
 
 
 class Stages:
@@ -55,21 +66,37 @@ class Stages:
             raise Refused(f"SQL compilation error:\ninvalid parameter {unknown.pop()!r}", 1003, "42000")
         file = match["file"].replace("''", "'")
         where = (self.place(stage) / path / Path(file).name).relative_to(self.folder)
-        signed = "host;x-goog-if-generation-match;x-goog-meta-sfc-digest;x-goog-meta-encryptiondata;x-goog-meta-matdesc;" \
-            "content-type;content-encoding"  # fmt: skip
-        info = {
-            "locationType": "GCS", "location": f"stages/{'/'.join(stage)}/", "path": f"stages/{'/'.join(stage)}/",
-            "region": "us", "storageAccount": None, "endPoint": None, "isClientSideEncrypted": False, "creds": {},
+        signed = (
+            "host;x-goog-if-generation-match;x-goog-meta-sfc-digest;x-goog-meta-encryptiondata;x-goog-meta-matdesc"
+            "content-type;content-encoding"
+        )
+        info: dict[str, Any] = {
+            "locationType": "GCS",
+            "location": f"stages/{'/'.join(stage)}/",
+            "path": f"stages/{'/'.join(stage)}/",
+            "region": "us",
+            "storageAccount": None,
+            "endPoint": None,
+            "isClientSideEncrypted": False,
+            "creds": {},
             "presignedUrl": f"{url}/stages/{where.as_posix()}?X-Goog-SignedHeaders={signed}",
-        }  # fmt: skip
-        return Answer(upload={
-            "command": "UPLOAD", "src_locations": [file], "stageInfo": info, "operation": "Node",
-            "parallel": int(options.get("PARALLEL", 4)), "threshold": 209715200,
-            "autoCompress": options.get("AUTO_COMPRESS", "TRUE") == "TRUE",
-            "overwrite": options.get("OVERWRITE", "FALSE") == "TRUE",
-            "sourceCompression": options.get("SOURCE_COMPRESSION", "auto_detect").lower(),
-            "clientShowEncryptionParameter": False, "encryptionMaterial": None, "queryId": "put",
-        })  # fmt: skip
+        }
+        return Answer(
+            upload={
+                "command": "UPLOAD",
+                "src_locations": [file],
+                "stageInfo": info,
+                "operation": "Node",
+                "parallel": int(options.get("PARALLEL", 4)),
+                "threshold": 209715200,
+                "autoCompress": options.get("AUTO_COMPRESS", "TRUE") == "TRUE",
+                "overwrite": options.get("OVERWRITE", "FALSE") == "TRUE",
+                "sourceCompression": options.get("SOURCE_COMPRESSION", "auto_detect").lower(),
+                "clientShowEncryptionParameter": False,
+                "encryptionMaterial": None,
+                "queryId": "put",
+            }
+        )
 
     def keep(self, path: str, content: bytes) -> bool:
         """Take an upload. False for a path outside of the stages."""
@@ -87,8 +114,10 @@ class Stages:
         return sorted(f for f in found if f.relative_to(place).as_posix().startswith(path.removesuffix("/")))
 
     def list(self, stage: Name, path: str) -> Answer:
-        rows = [[f"{stage[-1].lower()}/{f.relative_to(self.place(stage)).as_posix()}", f.stat().st_size, "", ""]
-                for f in self.files(stage, path)]  # fmt: skip
+        rows = [
+            [f"{stage[-1].lower()}/{f.relative_to(self.place(stage)).as_posix()}", f.stat().st_size, "", ""]
+            for f in self.files(stage, path)
+        ]
         return Answer(["name", "size", "md5", "last_modified"], rows)
 
     def remove(self, stage: Name, path: str) -> Answer:
@@ -128,8 +157,12 @@ def _options(text: str) -> dict[str, str]:
     if re.sub(_OPTION, "", text).strip(" ,\n") or set(found) - _COPY_OPTIONS:
         raise Refused(f"SQL compilation error:\nsyntax error in the options of COPY: {text.strip()}", 1003, "42000")
     if found.get("MATCH_BY_COLUMN_NAME") != "CASE_INSENSITIVE":
-        raise Refused("SQL compilation error:\nPARQUET file format can produce one and only one column of type variant, "
-                      "object, or array. Use CSV file format if you want to load more than one column.", 2019, "0A000")  # fmt: skip
+        raise Refused(
+            "SQL compilation error:\nPARQUET file format can produce one and only one column of type "
+            "object, or array. Use CSV file format if you want to load more than one column.",
+            2019,
+            "0A000",
+        )
     if found.get("ON_ERROR", "ABORT_STATEMENT") != "ABORT_STATEMENT":
         raise Refused(f"the stand-in knows no ON_ERROR = {found['ON_ERROR']}", 1003, "42000")
     form = {k.upper(): v.upper() for k, v in re.findall(_OPTION, found.get("FILE_FORMAT", ""))}
@@ -146,8 +179,10 @@ def _parquet_rows(f: Path) -> int:
     try:
         return int(pq.ParquetFile(f).metadata.num_rows)
     except Exception as e:
-        message = f"Error parsing the parquet file: Invalid: Parquet magic bytes not found in footer. ({e})" \
-            f"\n  File '{f.name}'"  # fmt: skip
+        message = (
+            f"Error parsing the parquet file: Invalid: Parquet magic bytes not found in footer. ({e})"
+            f"\n  File '{f.name}'"
+        )
         raise Refused(message, 100152, "22000") from e
 
 
