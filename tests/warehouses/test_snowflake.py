@@ -5,36 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from snowflake_cast import key_pair
+from snowflake_cast import made
 
 from isthmus.secrets import Secret
 from isthmus.testing.conformance import Conformance
 from isthmus.testing.standins import SnowflakeServer
 from isthmus.warehouses import snowflake_sql
 from isthmus.warehouses.snowflake import SnowflakeConfig
-
-
-@pytest.fixture
-def config(snowflake_server: SnowflakeServer) -> SnowflakeConfig:
-    return made(snowflake_server)
-
-
-def made(server: SnowflakeServer) -> SnowflakeConfig:
-    database = server.fresh_database()
-    config = SnowflakeConfig(
-        account=server.account,
-        username=f"user_of_{database}",
-        warehouse="isthmus_wh",
-        database=database,
-        schema="klaviyo",
-        private_key=Secret(key_pair()),
-        role=f"role_of_{database}",
-        host=server.host,
-        port=server.port,
-        protocol=server.protocol,
-    )
-    server.script(config.setup_script([]))
-    return config
 
 
 class TestSnowflake(Conformance):
@@ -44,7 +21,7 @@ class TestSnowflake(Conformance):
     statements = ("_execute", "_put")
 
     @pytest.fixture
-    def config(self, config: SnowflakeConfig, snowflake_server: SnowflakeServer) -> SnowflakeConfig:
+    def config(self, snowflake_server: SnowflakeServer) -> SnowflakeConfig:
         self.owner = {
             "username": snowflake_server.username,
             "private_key": Secret(""),
@@ -52,7 +29,7 @@ class TestSnowflake(Conformance):
             "role": "SYSADMIN",
             "warehouse": snowflake_server.warehouse,
         }
-        return config
+        return made(snowflake_server)
 
     def folded(self, name: str) -> str:
         return snowflake_sql.folded(name)

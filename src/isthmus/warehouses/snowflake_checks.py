@@ -189,7 +189,7 @@ def _writing(
     )
     target = quoted(config.database, config.schema)
     probe = f"{target}.{quoted(_PROBE)}"
-    yield sql.answer(
+    answer = sql.answer(
         f"Can we load a row into {config.schema}?",
         lambda: [
             run(s)
@@ -202,6 +202,9 @@ def _writing(
         ],
         to_role("CREATE TABLE", f"SCHEMA {target}"),
     )
+    yield answer
+    if not answer.passed:
+        return
     receipts = f"{target}.{quoted(RECEIPTS)}"
     owning = f"GRANT OWNERSHIP ON TABLE {{}} TO ROLE {quoted(config.role)} COPY CURRENT GRANTS;"
     yield sql.answer(

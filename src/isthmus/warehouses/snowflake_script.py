@@ -25,25 +25,21 @@ class Names:
     import_schema: str
     temp_schema: str
 
-    @property
-    def policy(self) -> str:
-        return f"{folded(self.user)}_POLICY"
-
 
 def setup_script(
     tables: Sequence[Table], names: Names, *, public_key: str, direction: Direction, egress: Sequence[str]
 ) -> str:
-    """See `SnowflakeConfig.setup_script`. Every name but those of the tables stands once, at the top."""
-    parts = [_variables(names, egress), _user(public_key), _containers()]
+    """See `SnowflakeConfig.setup_script`. All names but those of tables and the policy stand at the top."""
+    parts = [_variables(names), _user(public_key), _containers()]
     if direction.exports:
         parts.append("\n".join(_tables(tables, names)))
-    parts.append(_grants(tables if direction.exports else None, names, direction))
+    parts.append(_grants(direction))
     if egress:
         parts.append(_network(names, egress))
     return "\n".join(parts)
 
 
-def _variables(names: Names, egress: Sequence[str]) -> str:
+def _variables(names: Names) -> str:
     def variable(name: str, *values: str) -> str:
         return f"SET {name} = {text('.'.join(_bare(v) for v in values))};"
 
@@ -59,8 +55,6 @@ def _variables(names: Names, egress: Sequence[str]) -> str:
         variable("isthmus_import", database, names.import_schema),
         variable("isthmus_temp", database, names.temp_schema),
     ]
-    if egress:
-        lines.append(variable("isthmus_policy", names.policy))
     return "\n".join(lines) + "\n"
 
 
@@ -109,20 +103,18 @@ CREATE SCHEMA IF NOT EXISTS IDENTIFIER($isthmus_temp);
 """
 
 
-def _ours(tables: Sequence[Table], names: Names) -> Iterator[tuple[str, Table]]:
-    for table in (Table(RECEIPTS, snowflake_sql.RECEIPT_COLUMNS), *tables):
-        yield snowflake_sql.quoted(names.database, names.schema, table.name), table
-
-
 def _tables(tables: Sequence[Table], names: Names) -> Iterator[str]:
-    yield "-- The exported tables."
-    for name, table in _ours(tables, names):
+    yield "-- The exported tables. Isthmus owns them, so that it can add a column. Roles above its own can read them."
+    yield "USE SCHEMA IDENTIFIER($isthmus_schema);"
+    for table in (Table(RECEIPTS, snowflake_sql.RECEIPT_COLUMNS), *tables):
+        name = snowflake_sql.quoted(table.name)
         yield f"{snowflake_sql.create_table(name, table.columns)};"
+        yield f"GRANT OWNERSHIP ON TABLE {name} TO ROLE IDENTIFIER($isthmus_role) COPY CURRENT GRANTS;"
     yield ""
 
 
-def _grants(tables: Sequence[Table] | None, names: Names, direction: Direction) -> str:
-    """SECURITYADMIN may grant on what others own too, where a database was there before."""
+def _grants(direction: Direction) -> str:
+    """By SECURITYADMIN, who may grant on what others own too, where a database was there before."""
     lines = [
         "-- The rights of the role.",
         "USE ROLE SECURITYADMIN;",
@@ -132,15 +124,12 @@ def _grants(tables: Sequence[Table] | None, names: Names, direction: Direction) 
         _grant("USAGE", "SCHEMA IDENTIFIER($isthmus_import)"),
         _grant("USAGE", "SCHEMA IDENTIFIER($isthmus_temp)"),
     ]
-    if tables is not None:
+    if direction.exports:
         lines += [
             _grant("CREATE TABLE", "SCHEMA IDENTIFIER($isthmus_schema)"),
             "-- To put files for a load into a stage that ends with the session.",
             _grant("CREATE STAGE", "SCHEMA IDENTIFIER($isthmus_temp)"),
-            "-- Isthmus owns the exported tables, so that it can add a column. Roles above its own can read them.",
         ]
-        for name, _ in _ours(tables, names):
-            lines.append(f"GRANT OWNERSHIP ON TABLE {name} TO ROLE IDENTIFIER($isthmus_role) COPY CURRENT GRANTS;")
     if direction.imports:
         lines.append("-- What may be imported: the tables and views that are there, and those to come.")
         lines += [
@@ -157,9 +146,10 @@ def _grant(privilege: str, what: str) -> str:
 
 def _network(names: Names, egress: Sequence[str]) -> str:
     addresses = ", ".join(text(address) for address in egress)
+    policy = _bare(f"{folded(names.user)}_POLICY")
     return f"""\
 -- The addresses Isthmus comes from: its user may come from there, and from nowhere else.
-CREATE NETWORK POLICY IF NOT EXISTS IDENTIFIER($isthmus_policy) ALLOWED_IP_LIST = ({addresses});
-ALTER NETWORK POLICY IDENTIFIER($isthmus_policy) SET ALLOWED_IP_LIST = ({addresses});
-ALTER USER IDENTIFIER($isthmus_user) SET NETWORK_POLICY = $isthmus_policy;
+CREATE NETWORK POLICY IF NOT EXISTS {policy} ALLOWED_IP_LIST = ({addresses});
+ALTER NETWORK POLICY {policy} SET ALLOWED_IP_LIST = ({addresses});
+ALTER USER IDENTIFIER($isthmus_user) SET NETWORK_POLICY = {policy};
 """

@@ -116,7 +116,7 @@ class Account:
                 case "NETWORK_POLICY":
                     if word(value.strip("'")) not in self._catalog.policies:
                         raise not_there("Network policy", (word(value.strip("'")),))
-                    user.properties[key.upper()] = plain
+                    user.properties[key.upper()] = word(value.strip("'"))
                 case "DEFAULT_ROLE":
                     user.properties[key.upper()] = word(plain)
                 case _:
