@@ -13,7 +13,7 @@ from isthmus.warehouses import vendor_errors
 LOCKED = "000625"
 """The number of a lock that was waited for in vain."""
 
-_COLUMN = re.compile(r"column\s+[\"']?(?:\"?[^\s\"'.]+\"?\.)*([^\"'\s,]+)[\"']?", re.I)
+_COLUMN = re.compile(r"column\s+(?:\S+\[)?[\"']([^\"']+)[\"']", re.I)  # Row 1, column "PEOPLE"["NAME":2]
 _IDENTIFIER = re.compile(r"invalid identifier '([^']+)'", re.I)
 
 

@@ -198,8 +198,9 @@ def _insert(duck: Any, target: str, files: Sequence[Path]) -> None:
     try:
         duck.execute(f"INSERT INTO {target} ({into}) SELECT {chosen} FROM {read}")
     except duckdb.ConstraintException as e:
-        column = str(e).rpartition(".")[2].strip()
-        raise Refused(f"NULL result in a non-nullable column\n  Row 1, column {column!r}", 100072, "22000") from e
+        table, _, column = str(e).rpartition(":")[2].strip().rpartition(".")
+        message = f'NULL result in a non-nullable column\n  Row 1, column "{table}"["{column}":1]'
+        raise Refused(message, 100072, "22000") from e
     except duckdb.ConversionException as e:
         raise Refused(f"Failed to cast variant value: {e}", 100071, "22000") from e
     except (duckdb.InvalidInputException, duckdb.IOException) as e:
