@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 import pytest
 
 from isthmus.testing import standins
+from isthmus.testing.standins.environments import Unavailable
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +47,26 @@ def redshift_server(s3: standins.S3Server) -> Iterator[standins.RedshiftServer]:
     """A stand-in for Redshift that moves objects of the S3 server. Make a database of your own in it."""
     with standins.redshift(s3) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def snowflake_server() -> Iterator[standins.SnowflakeServer]:
+    """Our Snowflake. Make a database of your own in it with `fresh_database()`."""
+    with standin(standins.snowflake) as server:
+        yield server
+
+
+@contextmanager
+def standin(launch: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+    """A stand-in that may not be to be had on this machine: a loud skip then, but a failure in CI."""
+    try:
+        server = launch()
+        entered = server.__enter__()
+    except Unavailable as e:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no stand-in: {e}")
+    try:
+        yield entered
+    finally:
+        server.__exit__(None, None, None)

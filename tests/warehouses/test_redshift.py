@@ -92,7 +92,7 @@ class _Redshift(Conformance):
         """The customer's own user: ours may only read there."""
         return replace(config, schema=config.import_schema, **self.owner)
 
-    def named(self, name: str) -> str:
+    def folded(self, name: str) -> str:
         return name.lower()
 
     def same_json(self, ours: str | None, theirs: str | None) -> bool:

@@ -16,12 +16,14 @@ from isthmus.warehouses.postgres import PostgresConfig
 from isthmus.warehouses.protocol import Config
 from isthmus.warehouses.redshift import RedshiftConfig
 from isthmus.warehouses.s3 import S3Config
+from isthmus.warehouses.snowflake import SnowflakeConfig
 
 KINDS: Mapping[str, type[Config]] = {
     "duckdb": DuckDBConfig,
     "postgres": PostgresConfig,
     "redshift": RedshiftConfig,
     "s3": S3Config,
+    "snowflake": SnowflakeConfig,
     "databricks": DatabricksConfig,
 }
 

@@ -167,8 +167,8 @@ def tally(table: Table, target: str, seqs: SeqRange) -> str:
 def plain_digest(columns: Sequence[Column]) -> str:
     """The digest of the columns Redshift can write out for certain; `redshift_staging.plain_digest` is its twin.
 
-    A long text by its MD5, so that the whole does not get too long; a double to four decimals, by arithmetic alone, because how it
-    is written is the warehouse's own affair. JSON is left out: it is not kept as it came.
+    A long text by its MD5, so that the whole does not get too long; a double to four decimals, by arithmetic alone,
+    because how it is written is the warehouse's own affair. JSON is left out: it is not kept as it came.
     """
     written = [c for c in columns if c.type is not Type.JSON and c.name != DIGEST]
     parts = " || chr(31) || ".join(f"coalesce({_plain(c)}, '-')" for c in written)

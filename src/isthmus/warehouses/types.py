@@ -41,3 +41,18 @@ POSTGRES: Mapping[Type, Spelling] = {
     Type.BIGINT: Spelling("bigint"),
     Type.BOOLEAN: Spelling("boolean"),
 }
+
+SNOWFLAKE: Mapping[Type, Spelling] = {
+    Type.TEXT: Spelling("VARCHAR(16777216)", frozenset({"VARCHAR(134217728)"})),
+    # Not VARIANT: that rewrites what it is given. A text stays byte for byte, and PARSE_JSON of it is one word more.
+    Type.JSON: Spelling("VARCHAR(16777216)", frozenset({"VARCHAR(134217728)"})),
+    # With its offset, always +00:00: compared with CURRENT_TIMESTAMP it is right in every session's time zone, and its
+    # date is the same in all of them. TIMESTAMP_NTZ is wrong in the first, TIMESTAMP_LTZ in the second.
+    Type.TIMESTAMP: Spelling(
+        "TIMESTAMP_TZ(6)",
+        frozenset(f"TIMESTAMP_{kind}({digits})" for kind in ("TZ", "LTZ", "NTZ") for digits in (6, 7, 8, 9)),
+    ),
+    Type.DOUBLE: Spelling("FLOAT"),
+    Type.BIGINT: Spelling("NUMBER(38,0)", frozenset(f"NUMBER({digits},0)" for digits in range(19, 38))),
+    Type.BOOLEAN: Spelling("BOOLEAN"),
+}

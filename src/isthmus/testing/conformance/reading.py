@@ -33,16 +33,18 @@ class Reading(Situations):
         return self.expose(config, self.ORDERS, rows[::-1], folder)
 
     def ids(self, warehouse: Warehouse, relation: Relation, **options: Any) -> list[str]:
-        return [row["order_id"] for batch in warehouse.read(relation, **options) for row in batch.to_pylist()]
+        return [
+            row[self.folded("order_id")] for batch in warehouse.read(relation, **options) for row in batch.to_pylist()
+        ]
 
     def test_what_can_be_imported_is_listed_and_described(self, config: Config, tmp_path: Path) -> None:
         relation = self.orders(config, tmp_path)
         opened = config.open()
         assert relation in list(opened.relations())
-        assert opened.schema(relation).equals(self.ORDERS.schema)
+        assert opened.schema(relation).equals(self.schema_there(self.ORDERS))
         (batch,) = opened.read(relation, limit=1)
         assert isinstance(batch, pa.RecordBatch)
-        assert batch.schema.equals(self.ORDERS.schema)
+        assert batch.schema.equals(self.schema_there(self.ORDERS))
         opened.close()
 
     def test_everything_is_read_without_a_window(self, config: Config, tmp_path: Path) -> None:

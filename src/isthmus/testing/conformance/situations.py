@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
 import pytest
 
 from isthmus.model.errors import WarehouseError
@@ -67,12 +68,12 @@ class Situations:
         """A config that writes where `config` imports from."""
         return replace(config, **{self.target_field: getattr(config, self.import_field)})
 
-    def target(self, config: Any, table: Table) -> Relation:
-        return Relation(getattr(config, self.target_field), self.named(table.name))
-
-    def named(self, name: str) -> str:
-        """How a name of ours is written in the warehouse, where that folds case."""
+    def folded(self, name: str) -> str:
+        """How the warehouse writes back a name of ours, if it keeps names in another case."""
         return name
+
+    def target(self, config: Any, table: Table) -> Relation:
+        return Relation(getattr(config, self.target_field), self.folded(table.name))
 
     def same_json(self, ours: str | None, theirs: str | None) -> bool:
         """Whether a JSON text came back as it was: to the byte, if a kind does not say otherwise."""
@@ -91,11 +92,15 @@ class Situations:
         opened.close()
 
     def rows(self, warehouse: Warehouse, config: Config, table: Table) -> list[dict[str, Any]]:
-        """The rows of a table of ours, in the order of its first column."""
-        ours = {self.named(c.name): c.name for c in table.columns}
+        """The rows of a table of ours, under its own names, in the order of its first column."""
+        ours = {self.folded(c.name): c.name for c in table.columns}
         read = [row for batch in warehouse.read(self.target(config, table)) for row in batch.to_pylist()]
         found = [{ours.get(name, name): value for name, value in row.items()} for row in read]
         return sorted(found, key=lambda row: str(row[table.columns[0].name]))
+
+    def schema_there(self, table: Table) -> pa.Schema:
+        """The schema of a table of ours as it is read back."""
+        return pa.schema([f.with_name(self.folded(f.name)) for f in table.schema])
 
     def names(self, warehouse: Warehouse, config: Config) -> dict[str, str]:
         return {row["id"]: row["name"] for row in self.rows(warehouse, config, PEOPLE)}

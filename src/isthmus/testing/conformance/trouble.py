@@ -97,13 +97,13 @@ class Trouble(Situations):
 
     def test_the_setup_script_holds_no_secret_and_names_every_table(self, config: Any) -> None:
         script = config.setup_script([PEOPLE, EVERY_TYPE])
-        tables = ("people", "every_type") if config.traits.loads else ()
+        tables = (self.folded("people"), self.folded("every_type")) if config.traits.loads else ()
         for part in (*tables, getattr(config, self.import_field), getattr(config, self.temp_field)):
             assert part in script
         for field in fields(config.kind):
             if field.secret:
                 secret = getattr(config, field.name)
-                assert secret is None or secret.reveal() not in script
+                assert secret is None or not secret.reveal() or secret.reveal() not in script
 
 
 class LoadingTrouble(Trouble):
@@ -129,5 +129,5 @@ class LoadingTrouble(Trouble):
         if config.traits.title != "DuckDB file":  # there a script gives no rights
             assert len({both, exporting, importing}) == 3
             assert all("192.0.2.7" in script for script in (both, exporting, importing))
-        assert "people" in exporting
-        assert "people" not in importing
+        assert self.folded("people") in exporting
+        assert self.folded("people") not in importing

@@ -10,6 +10,7 @@ from isthmus.testing.standins.postgres import PostgresServer, postgres
 from isthmus.testing.standins.redshift import ROLE as REDSHIFT_ROLE
 from isthmus.testing.standins.redshift import RedshiftServer, redshift
 from isthmus.testing.standins.s3 import S3Server, s3
+from isthmus.testing.standins.snowflake import SnowflakeServer, snowflake
 from isthmus.testing.standins.sts import StsServer, sts
 
 __all__ = [
@@ -18,11 +19,13 @@ __all__ = [
     "PostgresServer",
     "RedshiftServer",
     "S3Server",
+    "SnowflakeServer",
     "StsServer",
     "databricks",
     "free_ports",
     "postgres",
     "redshift",
     "s3",
+    "snowflake",
     "sts",
 ]
