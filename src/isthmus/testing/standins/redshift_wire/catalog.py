@@ -30,8 +30,8 @@ BEGIN
         RETURN true;
     END IF;
     RETURN NOT EXISTS (
-        SELECT FROM jsonb_path_query($1::jsonb, 'strict $.** ? (@.type() == "string")') AS found
-        WHERE octet_length(found #>> '{{}}') > 65535
+        SELECT FROM jsonb_path_query($1::jsonb, 'strict $.** ? (@.type() == "string")') AS piece
+        WHERE octet_length(piece #>> '{{}}') > 65535
     );
 END $$;
 CREATE FUNCTION rs.can_json_parse(bytea) RETURNS boolean LANGUAGE sql IMMUTABLE STRICT AS $$
