@@ -4,8 +4,10 @@ Each launcher is a context manager: the server is up inside it and gone, with it
 process be killed, the servers are told to end by the kernel (Linux).
 """
 
+from isthmus.testing.standins.bigquery import BigQueryServer, bigquery
+from isthmus.testing.standins.environments import Unavailable
 from isthmus.testing.standins.launching import free_ports
 from isthmus.testing.standins.postgres import PostgresServer, postgres
 from isthmus.testing.standins.s3 import S3Server, s3
 
-__all__ = ["PostgresServer", "S3Server", "free_ports", "postgres", "s3"]
+__all__ = ["BigQueryServer", "PostgresServer", "S3Server", "Unavailable", "bigquery", "free_ports", "postgres", "s3"]
