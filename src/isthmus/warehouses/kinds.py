@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 from isthmus.model.errors import InvalidInput
 from isthmus.secrets import Secret
+from isthmus.warehouses.bigquery import BigQueryConfig
 from isthmus.warehouses.duckdb import DuckDBConfig
 from isthmus.warehouses.postgres import PostgresConfig
 from isthmus.warehouses.protocol import Config
@@ -17,6 +18,7 @@ from isthmus.warehouses.protocol import Config
 KINDS: Mapping[str, type[Config]] = {
     "duckdb": DuckDBConfig,
     "postgres": PostgresConfig,
+    "bigquery": BigQueryConfig,
 }
 
 

@@ -41,3 +41,13 @@ POSTGRES: Mapping[Type, Spelling] = {
     Type.BIGINT: Spelling("bigint"),
     Type.BOOLEAN: Spelling("boolean"),
 }
+
+BIGQUERY: Mapping[Type, Spelling] = {
+    Type.TEXT: Spelling("STRING"),
+    # Not JSON: Parquet cannot be loaded into that type, and it rewrites what it holds. The original exports a STRING too.
+    Type.JSON: Spelling("STRING"),
+    Type.TIMESTAMP: Spelling("TIMESTAMP"),
+    Type.DOUBLE: Spelling("FLOAT64"),
+    Type.BIGINT: Spelling("INT64"),
+    Type.BOOLEAN: Spelling("BOOL"),
+}

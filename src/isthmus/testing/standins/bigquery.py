@@ -9,11 +9,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from isthmus.testing.standins import environments
-from isthmus.testing.standins.bigquery_wire import Access, Calls, Front
+from isthmus.testing.standins.bigquery_wire import Access, Calls, Front, commands
 from isthmus.testing.standins.bigquery_wire.rpc import Rpc
 from isthmus.testing.standins.launching import folder_of_its_own, free_ports, run_to_end, running
 
@@ -30,6 +31,8 @@ class BigQueryServer:
     access: Access
     calls: Calls
     owner: dict[str, str]
+    commands: str
+    folder: Path
 
     def fresh_account(self, *roles: str) -> str:
         """The key file, as text, of a new service account with these roles on the project."""
@@ -46,6 +49,10 @@ class BigQueryServer:
         )
         options = {"api_endpoint": self.endpoint}
         return bigquery.Client(project=self.project, credentials=credentials, client_options=options)
+
+    def run(self, script: str) -> None:
+        """Run a bash script as the owner, whose gcloud and bq speak to this server. Raises RuntimeError if it fails."""
+        commands.run(script, self.folder, self.commands)
 
     def execute(self, text: str) -> list[tuple[Any, ...]]:
         """Run a query or script as the owner. Returns the rows of its last SELECT."""
@@ -88,7 +95,13 @@ def bigquery() -> Iterator[BigQueryServer]:
             try:
                 owner = access.new_key("owner", roles=["roles/owner"])
                 storage = f"http://127.0.0.1:{rpc.port}"
-                yield BigQueryServer(project, front.url, storage, access, calls, owner)
+                programs = folder / "programs"
+                programs.mkdir()
+                server = BigQueryServer(
+                    project, front.url, storage, access, calls, owner, front.commands_url, programs
+                )
+                front.commands = commands.Commands(access, server.execute).answer
+                yield server
             finally:
                 rpc.close()
                 front.close()

@@ -88,6 +88,10 @@ class Access:
             "token_uri": self.token_uri,
         }
 
+    def knows(self, email: str) -> bool:
+        with self._lock:
+            return any(key.email == email for key in self._keys.values())
+
     def revoke_key(self, key_id: str) -> None:
         """The key gives no token any more; those it gave end too, as they do within the hour."""
         with self._lock:

@@ -8,9 +8,11 @@ import re
 import socket
 import threading
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
+from uuid import uuid4
 
 from isthmus.testing.standins.bigquery_wire.access import Access, Refused
 from isthmus.testing.standins.bigquery_wire.calls import Call, Calls, Cut, Lost, Refusal
@@ -66,6 +68,8 @@ class Front:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         access.token_uri = f"{self.url}/token"
+        self.commands: Callable[[bytes], bytes] | None = None
+        self.commands_url = f"{self.url}/{uuid4().hex}"
         self._datasets: set[str] = set()
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
@@ -82,6 +86,8 @@ class Front:
         try:
             if path == "/token":
                 return self._token(body)
+            if self.commands is not None and self.commands_url.endswith(path):
+                return 200, [("Content-Type", "application/json")], self.commands(body)
             try:
                 account = self.access.holder(headers.get("Authorization"))
             except Refused as e:
