@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isthmus.model.checks import Check
-from isthmus.model.errors import Denied, Missing, Unreachable, WarehouseError
+from isthmus.model.errors import Denied, WarehouseError
 from isthmus.model.table import Column, Type
 from isthmus.warehouses.bigquery_errors import JOBS, READ_SESSIONS, grant_on_dataset, grant_on_project, missing_grant
-from isthmus.warehouses.bigquery_session import CALL_S, Session
+from isthmus.warehouses.bigquery_session import Session
 from isthmus.warehouses.bigquery_sql import quoted
 
 _VIEWER, _EDITOR = "roles/bigquery.dataViewer", "roles/bigquery.dataEditor"
@@ -53,19 +52,21 @@ def questions(session: Session, *, target: str, importing: str, temporary: str, 
     on_temporary = grant_on_dataset(_EDITOR, session.project, temporary, session.account)
     probe = f"_isthmus_probe_{uuid4().hex[:12]}"
     try:
-        yield asked.one(
+        staged = asked.one(
             f"Can we stage a file in {temporary}?", lambda: asked.stage(temporary, probe), on_temporary
         )
+        yield staged
         yield asked.one(
             f"Can we create, write, read and drop a table in {temporary}?",
             lambda: asked.write_and_drop(temporary, f"{probe}_2"),
             on_temporary,
         )
-        yield asked.one(
-            "Can rows be read by the Storage Read API?",
-            lambda: asked.stream(temporary, probe),
-            grant_on_project(READ_SESSIONS, session.project, session.account),
-        )
+        if staged.passed:  # else there is nothing to read yet
+            yield asked.one(
+                "Can rows be read by the Storage Read API?",
+                lambda: asked.fetch(temporary, probe),
+                grant_on_project(READ_SESSIONS, session.project, session.account),
+            )
     finally:
         with suppress(WarehouseError):
             session.drop(temporary, probe)
@@ -151,14 +152,10 @@ class _Asked:
         finally:
             self._session.drop(dataset, probe)
 
-    def stream(self, temporary: str, probe: str) -> None:
+    def fetch(self, temporary: str, probe: str) -> None:
         path = f"projects/{self._session.project}/datasets/{temporary}/tables/{probe}"
-        try:
-            for _ in self._session.rows(path, in_order=True):
-                pass
-        except Missing:
-            # It could not be staged, which an answer before this one says; reading is another right.
-            raise Missing("there is nothing to read yet", hint="mend what the questions before this one name") from None
+        for _ in self._session.rows(path, in_order=True):
+            pass
 
     def surplus(self, ours: set[str], importing: str, temporary: str) -> Check:
         """Rights we could do without. What is asked is checked by Google, and not done."""
