@@ -18,21 +18,39 @@ from isthmus.testing.standins import BigQueryServer
 from isthmus.warehouses.bigquery import BigQueryConfig, BigQueryWarehouse
 
 
-@pytest.fixture
-def config(bigquery_server: BigQueryServer) -> BigQueryConfig:
-    """Datasets of its own in which the set-up script was run, and the account that it gave its rights."""
+def described(server: BigQueryServer, **fields: Any) -> BigQueryConfig:
+    """A connection to datasets of its own that are not there yet, with a new account that has no rights yet."""
     mark = uuid4().hex[:8]
-    made = BigQueryConfig(
-        project_id=bigquery_server.project,
+    return BigQueryConfig(
+        project_id=server.project,
         dataset=f"klaviyo_{mark}",
-        service_account_key=Secret(bigquery_server.fresh_account()),
+        service_account_key=Secret(server.fresh_account()),
         import_dataset=f"import_{mark}",
         temp_dataset=f"tmp_{mark}",
-        endpoint=bigquery_server.endpoint,
-        storage_endpoint=bigquery_server.storage_endpoint,
+        endpoint=server.endpoint,
+        storage_endpoint=server.storage_endpoint,
+        **fields,
     )
-    bigquery_server.run(made.setup_script([]))
+
+
+@pytest.fixture(scope="module")
+def place(bigquery_server: BigQueryServer) -> BigQueryConfig:
+    """Where the set-up script was run twice."""
+    made = described(bigquery_server)
+    for _ in range(2):
+        bigquery_server.run(made.setup_script([]))
     return made
+
+
+@pytest.fixture
+def config(place: BigQueryConfig, bigquery_server: BigQueryServer) -> BigQueryConfig:
+    """The same, as good as new: nothing is in its datasets."""
+    bigquery_server.calls.heal()
+    with closing(bigquery_server.client()) as client:
+        for dataset in (place.dataset, place.import_dataset, place.temp_dataset):
+            for table in client.list_tables(dataset):
+                client.delete_table(table.reference)
+    return place
 
 
 @pytest.fixture

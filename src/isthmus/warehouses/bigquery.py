@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import count as counting
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -14,7 +15,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from isthmus.model.checks import Check
-from isthmus.model.errors import Missing, WarehouseError
+from isthmus.model.errors import Missing, Unreachable, WarehouseError
 from isthmus.model.table import DELETED, RECEIPTS, SEQ, Batch, Column, Receipt, SeqRange, Table, Tally, Type
 from isthmus.secrets import Secret
 from isthmus.warehouses import bigquery_checks, bigquery_script, bigquery_session, bigquery_sql, sql
@@ -129,11 +130,14 @@ class BigQueryConfig:
 
     def _session(self) -> Session:
         try:
-            import google.cloud.bigquery
-            import google.cloud.bigquery_storage_v1  # noqa: F401
-        except ImportError as e:
+            import google.cloud.bigquery  # noqa: F401
+
+            found = find_spec("google.cloud.bigquery_storage_v1")  # slow to import, and needed to read only
+        except ImportError:
+            found = None
+        if found is None:
             hint = "install the extra that brings it: pip install 'isthmus[bigquery]'"
-            raise Missing("the BigQuery client is not installed", hint=hint) from e
+            raise Missing("the BigQuery client is not installed", hint=hint)
         return Session(
             self.service_account_key,
             project=self.project_id,
@@ -172,11 +176,14 @@ class BigQueryWarehouse:
             return replace(receipt, repeated=True)
         staged = self._staged(batch)
         try:
-            return self._taken(batch, staged)
-        finally:
-            for name in staged:
-                with suppress(WarehouseError):  # it ends by itself: the dataset lets tables live for a day
-                    self._drop(name)
+            receipt = self._taken(batch, staged)
+        except Unreachable:  # perhaps the script runs on: what it reads stays, until the dataset lets it end
+            raise
+        except BaseException:
+            self._forget(staged)
+            raise
+        self._forget(staged)
+        return receipt
 
     def _staged(self, batch: Batch) -> list[str]:
         """The tables that the batch's files were loaded into, one each, of nobody but this call."""
@@ -191,17 +198,20 @@ class BigQueryWarehouse:
             for load in loads:
                 load.result()
         except BaseException:
-            for name in names:
-                with suppress(WarehouseError):
-                    self._drop(name)
+            self._forget(names)
             raise
         return names
 
+    def _forget(self, staged: Sequence[str]) -> None:
+        for name in staged:
+            with suppress(WarehouseError):  # it ends by itself: the dataset lets tables live for a day
+                self._drop(name)
+
     def _taken(self, batch: Batch, staged: Sequence[str]) -> Receipt:
-        """Have the script run, or see how one of another process ended.
+        """Have the script run, or wait for the one of another process, whatever it ended with.
 
         Each failure uses up a name; then the next one may be taken, by one process again. A script that was told to
-        have failed may have done its work all the same: it asks for the receipt itself.
+        have failed may have done its work all the same: the next one asks for the receipt itself.
         """
         project, temporary = self._config.project_id, self._config.temp_dataset
         text = bigquery_sql.take(
@@ -213,17 +223,17 @@ class BigQueryWarehouse:
         values = {"batch_id": batch.batch_id, "table_name": batch.table.name}
         for number in counting():
             name = f"isthmus_{stem}_{number}"
-            if self._session.started(text, values, name=name, location=location):
-                ((is_new, *row),) = self._end(name, location)
+            script = self._session.start(text, values, name=name, location=location)
+            if script is not None:
+                ((is_new, *row),) = self._end(script)
                 return replace(sql.receipt(batch.batch_id, row), repeated=not is_new)
-            with suppress(WarehouseError):
-                self._session.ended(name, location=location)
+            self._session.wait(name, location=location)
             if receipt := self._receipt(batch.batch_id):
                 return replace(receipt, repeated=True)
         raise AssertionError("there is always another number")
 
-    def _end(self, name: str, location: str) -> list[tuple[Any, ...]]:
-        return self._session.ended(name, location=location)
+    def _end(self, script: Any) -> list[tuple[Any, ...]]:
+        return self._session.end(script)
 
     def receipt(self, batch_id: str) -> Receipt | None:
         try:

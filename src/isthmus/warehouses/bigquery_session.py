@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from isthmus.model.errors import Denied, Missing, Unreachable
+from isthmus.model.errors import Denied, Missing, Unreachable, WarehouseError
 from isthmus.model.table import Column
 from isthmus.secrets import Secret
 from isthmus.warehouses.bigquery_errors import translated
@@ -23,6 +23,8 @@ CALL_S = 60
 """How long one HTTP call may take."""
 RUN_S = 3600
 """How long a query or a load may run. Google is told too, so that nothing goes on without us for long."""
+ASK_S = 600
+"""How long a question may take whose answer is a few rows. It is taken back then."""
 STREAM_S = 24 * 3600
 """How long rows may be read: we take our time with them, they land meanwhile."""
 
@@ -127,11 +129,12 @@ class Session:
     # Tables
 
     def location(self, dataset: str) -> str:
-        """Where a dataset lies. Raises Missing or Denied."""
-        if self._location:
-            return self._location
-        with self._open() as client:
-            return str(client.get_dataset(f"{self.project}.{dataset}", retry=None, timeout=CALL_S).location)
+        """Where a dataset lies, and with it all that we work on. Raises Missing or Denied."""
+        if not self._location:
+            with self._open() as client:
+                found = client.get_dataset(self._reference(dataset), retry=None, timeout=CALL_S)
+                self._location = str(found.location)
+        return self._location
 
     def has_dataset(self, dataset: str) -> bool:
         try:
@@ -176,8 +179,15 @@ class Session:
     def ask(self, text: str, parameters: Mapping[str, str] = {}) -> list[tuple[Any, ...]]:  # noqa: B006
         """The rows of a query, few enough to be held."""
         with self._open() as client:
-            asked = client.query(text, job_config=self._config(parameters), api_method="QUERY", **_ONCE)
-            return [tuple(row.values()) for row in _awaited(asked, job_retry=None)]
+            rows = client.query_and_wait(
+                text,
+                job_config=self._config(parameters),
+                retry=None,
+                job_retry=None,
+                api_timeout=CALL_S,
+                wait_timeout=ASK_S,
+            )
+            return [tuple(row.values()) for row in rows]
 
     def shape(self, text: str) -> dict[str, str]:
         """Types by column of a query, which is not run. Costs nothing."""
@@ -190,23 +200,31 @@ class Session:
             config.dry_run = True
             return client.query(text, job_config=config, **_ONCE).schema or ()
 
-    def started(self, text: str, parameters: Mapping[str, str], *, name: str, location: str) -> bool:
-        """Have a script run under a name that no other has or had. False if one has it: nothing was done then."""
+    def start(self, text: str, parameters: Mapping[str, str], *, name: str, location: str) -> Any:
+        """Have a script run under a name that no other has or had. None if one has it: nothing was done then."""
         from google.api_core.exceptions import Conflict
 
         with self._open() as client:
             config = self._config(parameters)
             try:
-                client.query(text, job_config=config, job_id=name, location=location, **_ONCE)
+                return client.query(text, job_config=config, job_id=name, location=location, **_ONCE)
             except Conflict:
-                return False
-            return True
+                return None
 
-    def ended(self, name: str, *, location: str) -> list[tuple[Any, ...]]:
-        """The rows of the script of that name, when it has come to its end. Raises what it failed with."""
+    def wait(self, name: str, *, location: str) -> None:
+        """Until the script of that name has come to its end, good or bad. Raises only if that cannot be found out."""
         with self._open() as client:
-            found = client.get_job(name, location=location, retry=None, timeout=CALL_S)
-            return [tuple(row.values()) for row in _awaited(found, job_retry=None)]
+            script = client.get_job(name, location=location, retry=None, timeout=CALL_S)
+        try:
+            self.end(script)
+        except WarehouseError:
+            if script.state != "DONE":
+                raise
+
+    def end(self, script: Any) -> list[tuple[Any, ...]]:
+        """The rows of a script's last SELECT, when it has come to its end. Raises what it failed with."""
+        with self._open():
+            return [tuple(row.values()) for row in _awaited(script, job_retry=None, page_size=100)]
 
     def result_of(self, text: str) -> str:
         """Run a query. Returns the path of the table that Google keeps its rows in for a day."""
