@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TypeVar
 
 import pytest
@@ -13,6 +13,19 @@ from isthmus.testing import standins
 from isthmus.testing.standins.environments import Unavailable
 
 T = TypeVar("T")
+
+
+@contextmanager
+def standin(launch: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+    """A stand-in, or a loud skip where this machine cannot have it. In CI that is a failure."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(launch())
+        except Unavailable as e:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(f"no stand-in: {e}")
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -56,17 +69,8 @@ def snowflake_server() -> Iterator[standins.SnowflakeServer]:
         yield server
 
 
-@contextmanager
-def standin(launch: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
-    """A stand-in that may not be to be had on this machine: a loud skip then, but a failure in CI."""
-    try:
-        server = launch()
-        entered = server.__enter__()
-    except Unavailable as e:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"no stand-in: {e}")
-    try:
-        yield entered
-    finally:
-        server.__exit__(None, None, None)
+@pytest.fixture(scope="session")
+def bigquery_server() -> Iterator[standins.BigQueryServer]:
+    """A BigQuery with one project. Tests share it: make an account and datasets of your own in it."""
+    with standin(standins.bigquery) as server:
+        yield server

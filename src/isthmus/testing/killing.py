@@ -15,6 +15,7 @@ _PATIENCE_S = 60
 _DRIVERS = (  # slow to import; one that is not installed is passed over
     "adbc_driver_postgresql.dbapi",
     "boto3",
+    "google.cloud.bigquery",
     "redshift_connector",
 )
 

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 from isthmus.model.errors import InvalidInput
 from isthmus.secrets import Secret
+from isthmus.warehouses.bigquery import BigQueryConfig
 from isthmus.warehouses.databricks import DatabricksConfig
 from isthmus.warehouses.duckdb import DuckDBConfig
 from isthmus.warehouses.postgres import PostgresConfig
@@ -23,6 +24,7 @@ KINDS: Mapping[str, type[Config]] = {
     "postgres": PostgresConfig,
     "redshift": RedshiftConfig,
     "s3": S3Config,
+    "bigquery": BigQueryConfig,
     "snowflake": SnowflakeConfig,
     "databricks": DatabricksConfig,
 }

@@ -56,3 +56,13 @@ SNOWFLAKE: Mapping[Type, Spelling] = {
     Type.BIGINT: Spelling("NUMBER(38,0)", frozenset(f"NUMBER({digits},0)" for digits in range(19, 38))),
     Type.BOOLEAN: Spelling("BOOLEAN"),
 }
+
+BIGQUERY: Mapping[Type, Spelling] = {
+    Type.TEXT: Spelling("STRING"),
+    # Not JSON: Parquet cannot be loaded into that type, and it rewrites what it holds. The original exports a STRING too.
+    Type.JSON: Spelling("STRING"),
+    Type.TIMESTAMP: Spelling("TIMESTAMP"),
+    Type.DOUBLE: Spelling("FLOAT64"),
+    Type.BIGINT: Spelling("INT64"),
+    Type.BOOLEAN: Spelling("BOOL"),
+}

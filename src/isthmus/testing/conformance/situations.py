@@ -49,6 +49,8 @@ class Situations:
     """The same for a JSON text."""
     folds_case: ClassVar[bool] = False
     """Two columns whose names differ only by case are one: a table with both must be refused."""
+    refused_names: ClassVar[frozenset[str]] = frozenset()
+    """Names that the vendor lets no table or column have: making one must be refused, and the name said."""
     import_field: ClassVar[str] = "import_schema"
     """The field of the config that says what may be imported."""
     temp_field: ClassVar[str] = "temp_schema"

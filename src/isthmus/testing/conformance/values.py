@@ -184,10 +184,16 @@ class Values(Situations):
         "name", ["select", "two words", 'qu"ote', "it's", "MixedCase", "ünï 日本", "{DATA_PATH}", "a%s.b"]
     )
     def test_awkward_names(self, warehouse: Warehouse, config: Config, tmp_path: Path, name: str) -> None:
-        columns = (Column(name, Type.TEXT), Column(f"{name} 2", Type.JSON), Column(SEQ, Type.BIGINT))
+        other = f"{name} 2" if "two words" not in self.refused_names else f"{name}_2"
+        columns = (Column(name, Type.TEXT), Column(other, Type.JSON), Column(SEQ, Type.BIGINT))
         table = Table(name, columns, key=(name,))
+        if name in self.refused_names:
+            with pytest.raises(Mismatch) as caught:
+                warehouse.create(table)
+            assert name in caught.value.summary and caught.value.hint
+            return
         warehouse.create(table)
-        rows: list[dict[str, Any]] = [{name: "a", f"{name} 2": "[1]", SEQ: 1}, {name: "b", f"{name} 2": None, SEQ: 1}]
+        rows: list[dict[str, Any]] = [{name: "a", other: "[1]", SEQ: 1}, {name: "b", other: None, SEQ: 1}]
         warehouse.load(batch_of(tmp_path, table, rows))
         warehouse.load(batch_of(tmp_path, table, [{**rows[0], SEQ: 2}]))
         rows[0][SEQ] = 2

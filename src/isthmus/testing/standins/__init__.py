@@ -4,7 +4,9 @@ Each launcher is a context manager: the server is up inside it and gone, with it
 process be killed, the servers are told to end by the kernel (Linux).
 """
 
+from isthmus.testing.standins.bigquery import BigQueryServer, bigquery
 from isthmus.testing.standins.databricks import DatabricksServer, databricks
+from isthmus.testing.standins.environments import Unavailable
 from isthmus.testing.standins.launching import free_ports
 from isthmus.testing.standins.postgres import PostgresServer, postgres
 from isthmus.testing.standins.redshift import ROLE as REDSHIFT_ROLE
@@ -15,12 +17,15 @@ from isthmus.testing.standins.sts import StsServer, sts
 
 __all__ = [
     "REDSHIFT_ROLE",
+    "BigQueryServer",
     "DatabricksServer",
     "PostgresServer",
     "RedshiftServer",
     "S3Server",
     "SnowflakeServer",
     "StsServer",
+    "Unavailable",
+    "bigquery",
     "databricks",
     "free_ports",
     "postgres",

@@ -22,7 +22,7 @@ from isthmus.testing.standins.launching import program
 REQUIREMENTS = Path(__file__).parent / "requirements"
 HOME = Path(sys.prefix) / "standins"
 
-PYTHONS: dict[str, str] = {}
+PYTHONS: dict[str, str] = {"bigquery": "3.13"}
 """The Python each environment needs, if not the one we run in."""
 
 
