@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
@@ -26,4 +29,24 @@ def postgres_url(postgres_server: standins.PostgresServer) -> str:
 def s3() -> Iterator[standins.S3Server]:
     """A real S3 server with a bucket. Tests share the bucket: use a prefix of your own in it."""
     with standins.s3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def synapse_server() -> Iterator[standins.SynapseServer]:
+    """A dedicated SQL pool and its blob storage. Make a database of your own in it with `fresh_database()`."""
+    with standin(standins.synapse()) as server:
+        yield server
+
+
+@contextmanager
+def standin(starting: AbstractContextManager[Any]) -> Iterator[Any]:
+    """A stand-in that cannot be had on this machine skips its tests, loudly; where CI is true they fail."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(starting)
+        except standins.Unavailable as e:
+            if os.environ.get("CI") == "true":
+                pytest.fail(str(e))
+            pytest.skip(str(e))
         yield server

@@ -12,7 +12,7 @@ from isthmus.model.table import Batch
 from isthmus.warehouses.protocol import Config
 
 _PATIENCE_S = 60
-_DRIVERS = ("adbc_driver_postgresql.dbapi",)  # slow to import; one that is not installed is passed over
+_DRIVERS = ("adbc_driver_postgresql.dbapi", "mssql_python", "azure.storage.blob")  # slow to import; one that is not installed is passed over
 
 
 def load_and_be_killed(config: Config, batch: Batch, statements: Sequence[str], number: int) -> bool:

@@ -13,10 +13,12 @@ from isthmus.secrets import Secret
 from isthmus.warehouses.duckdb import DuckDBConfig
 from isthmus.warehouses.postgres import PostgresConfig
 from isthmus.warehouses.protocol import Config
+from isthmus.warehouses.synapse import SynapseConfig
 
 KINDS: Mapping[str, type[Config]] = {
     "duckdb": DuckDBConfig,
     "postgres": PostgresConfig,
+    "synapse": SynapseConfig,
 }
 
 
