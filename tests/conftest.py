@@ -74,3 +74,10 @@ def bigquery_server() -> Iterator[standins.BigQueryServer]:
     """A BigQuery with one project. Tests share it: make an account and datasets of your own in it."""
     with standin(standins.bigquery) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def synapse_server() -> Iterator[standins.SynapseServer]:
+    """A dedicated SQL pool and its blob storage. Make a database of your own in it with `fresh_database()`."""
+    with standin(standins.synapse) as server:
+        yield server

@@ -14,8 +14,10 @@ from isthmus.warehouses.protocol import Config
 _PATIENCE_S = 60
 _DRIVERS = (  # slow to import; one that is not installed is passed over
     "adbc_driver_postgresql.dbapi",
+    "azure.storage.blob",
     "boto3",
     "google.cloud.bigquery",
+    "mssql_python",
     "redshift_connector",
 )
 

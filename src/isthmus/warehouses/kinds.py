@@ -18,6 +18,7 @@ from isthmus.warehouses.protocol import Config
 from isthmus.warehouses.redshift import RedshiftConfig
 from isthmus.warehouses.s3 import S3Config
 from isthmus.warehouses.snowflake import SnowflakeConfig
+from isthmus.warehouses.synapse import SynapseConfig
 
 KINDS: Mapping[str, type[Config]] = {
     "duckdb": DuckDBConfig,
@@ -25,6 +26,7 @@ KINDS: Mapping[str, type[Config]] = {
     "redshift": RedshiftConfig,
     "s3": S3Config,
     "bigquery": BigQueryConfig,
+    "synapse": SynapseConfig,
     "snowflake": SnowflakeConfig,
     "databricks": DatabricksConfig,
 }

@@ -4,6 +4,7 @@ Each launcher is a context manager: the server is up inside it and gone, with it
 process be killed, the servers are told to end by the kernel (Linux).
 """
 
+from isthmus.testing.standins.azurite import BlobServer, azurite
 from isthmus.testing.standins.bigquery import BigQueryServer, bigquery
 from isthmus.testing.standins.databricks import DatabricksServer, databricks
 from isthmus.testing.standins.environments import Unavailable
@@ -14,17 +15,21 @@ from isthmus.testing.standins.redshift import RedshiftServer, redshift
 from isthmus.testing.standins.s3 import S3Server, s3
 from isthmus.testing.standins.snowflake import SnowflakeServer, snowflake
 from isthmus.testing.standins.sts import StsServer, sts
+from isthmus.testing.standins.synapse import SynapseServer, synapse
 
 __all__ = [
     "REDSHIFT_ROLE",
     "BigQueryServer",
+    "BlobServer",
     "DatabricksServer",
     "PostgresServer",
     "RedshiftServer",
     "S3Server",
     "SnowflakeServer",
     "StsServer",
+    "SynapseServer",
     "Unavailable",
+    "azurite",
     "bigquery",
     "databricks",
     "free_ports",
@@ -33,4 +38,5 @@ __all__ = [
     "s3",
     "snowflake",
     "sts",
+    "synapse",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from isthmus.testing.standins import environments
 
@@ -13,9 +14,10 @@ def main() -> int:
     locks = sorted(environments.REQUIREMENTS.glob("*.lock"))
     node = sorted(environments.REQUIREMENTS.glob("*/package-lock.json"))
     with ThreadPoolExecutor(4) as pool:
-        made = {lock.stem: pool.submit(environments.python, lock.stem) for lock in locks}
+        made: dict[str, Future[Any]] = {lock.stem: pool.submit(environments.python, lock.stem) for lock in locks}
         names = [lock.parent.name for lock in node]
         made |= {name: pool.submit(environments.node_program, name, name) for name in names}
+        made["libltdl"] = pool.submit(environments.library, "libltdl7", "libltdl.so.7")
         for name, future in made.items():
             try:
                 future.result()

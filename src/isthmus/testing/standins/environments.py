@@ -7,12 +7,14 @@ folder of our own environment keeps them (`.venv/standins`), so that removing th
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +65,38 @@ def node_program(name: str, command: str) -> Path:
     return folder / "node_modules" / ".bin" / command
 
 
+def library(package: str, name: str) -> None:
+    """Have a system library that a driver wants, and no wheel brings, where the driver is looked for.
+
+    If the system has it, nothing is done. Else it is taken out of the system's own package, without being installed,
+    into the `lib` folder of our environment. Raises Unavailable where that cannot be done.
+    """
+    try:
+        ctypes.CDLL(name)
+        return
+    except OSError:
+        target = Path(sys.prefix) / "lib" / name
+    with _alone(package):
+        if target.exists():
+            return
+        if sys.platform != "linux" or not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+            raise Unavailable(f"the system library {name} is not here: install the package {package}")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                _call("apt-get", "-q", "download", package, cwd=folder)
+            except RuntimeError:  # nobody has asked what there is yet
+                try:
+                    _call("apt-get", "-q", "update", cwd=folder)
+                    _call("apt-get", "-q", "download", package, cwd=folder)
+                except RuntimeError as e:
+                    raise Unavailable(f"the package {package} cannot be fetched: install it ({e})") from e
+            (archive,) = Path(folder).glob("*.deb")
+            _call("dpkg-deb", "-x", str(archive), folder)
+            found = next(Path(folder).rglob(name)).resolve()
+            shutil.copyfile(found, target.with_suffix(".part"))
+            target.with_suffix(".part").rename(target)
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -92,7 +126,7 @@ def _interpreter(version: str) -> Path:
     raise Unavailable(f"Python {version} is not here: install it, so that `python{version}` runs it")
 
 
-def _call(*arguments: str) -> None:
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+def _call(*arguments: str, cwd: str | None = None) -> None:
+    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
