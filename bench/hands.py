@@ -35,7 +35,7 @@ def overhead(*, where: str, chunks: int) -> dict[str, float]:
         (attempt,) = dues.start(tx, sync.sync_id, at=now())
     told: list[tuple[float, float]] = []
     hands = Hands("worker_bench", now, report=lambda run, done: told.append((time.perf_counter(), time.process_time())))
-    ended = carry_out(ledger, work, attempt, hands)
+    ended = carry_out(ledger, lambda: work, attempt, hands)
     assert ended.error is None and ended.run is not None and ended.run.rows_done == chunks, ended
     begun = time.perf_counter()
     for chunk in ended.run.chunks:
@@ -121,6 +121,8 @@ def lands(*, home: str, environ: dict[str, str], number: int, rows: int, seconds
 class _Nothing:
     """A run of so many chunks, in which there is nothing to do."""
 
+    leaves_easily = True
+
     def __init__(self, ledger: Any, chunks: int) -> None:
         self._ledger, self._chunks = ledger, chunks
 
@@ -134,6 +136,9 @@ class _Nothing:
 
     def can_go_on(self, run: Any) -> bool:
         return True
+
+    def knock(self) -> None:
+        return None
 
     def outcome(self, run: Any) -> dict[str, object]:
         return {}

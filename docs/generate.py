@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,52 @@ def error_classes(root: Any, depth: int = 0) -> Iterator[tuple[Any, int]]:
     for below in root.__subclasses__():
         if below.__module__ == root.__module__:
             yield from error_classes(below, depth + 1)
+
+
+def warehouse_errors() -> str:
+    """What vendors say and what it means, from `isthmus.warehouses/errors`; kinds without a table are left out."""
+    kinds: dict[str, Any] = importlib.import_module("isthmus.warehouses.kinds").KINDS
+    table = importlib.import_module("isthmus.warehouses.vendor_errors").table
+    known: dict[str, tuple[Any, ...]] = {}
+    for kind in kinds:
+        with suppress(FileNotFoundError):
+            known[kind] = table(kind)
+    lines = [
+        "# What warehouses say\n",
+        "Isthmus knows these messages of warehouses by their code, or by words where there is no code, and says what",
+        "they mean. The warehouse's own words are always shown too; a message that is not in a list is shown in full.",
+        "`…` after a code stands for every code that begins like that; the longest one counts. What the classes are is",
+        "in [errors](errors.md).\n",
+        "| kind | warehouse | messages |",
+        "|---|---|---|",
+    ]
+    for kind, entries in known.items():
+        lines.append(f"| [`{kind}`](#{kind}) | {kinds[kind].traits.title} | {len(entries)} |")
+    for kind, entries in known.items():
+        lines += ["", f"## {kind}\n", "| says | means | what to do | trying again |", "|---|---|---|---|"]
+        for each in entries:
+            again = "by itself" if each.error.retryable else "does not help"
+            means = f"{each.summary} (`{each.error.__name__}`)"
+            lines.append(f"| {_says(each)} | {_cell(means)} | {_cell(each.hint)} | {again} |")
+    return "\n".join(lines) + "\n"
+
+
+def _says(known: Any) -> str:
+    """How a message is told from others: its code, and the words of its example if words are looked for."""
+    parts = []
+    if known.code:
+        whole = re.search(rf"(?<!\w){re.escape(known.code)}(?!\w)", known.example) or len(known.code) >= 5
+        parts.append(f"`{_cell(known.code)}`" + ("" if whole else " …"))
+    if known.words or not known.code:
+        shown = re.sub(r"^.* failed: +", "", known.example)  # where it failed is another place for everyone
+        shown = shown if len(shown) <= 160 else shown[:159] + "…"
+        parts.append("“" + _cell(_escaped(shown)) + "”")
+    return " ".join(parts)
+
+
+def _escaped(text: str) -> str:
+    """A text of a vendor that Markdown is to leave alone."""
+    return re.sub(r"([*_`<>\[\]])", r"\\\1", text)
 
 
 def connectors() -> str:
@@ -177,6 +225,7 @@ PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "settings.md": ("isthmus.settings", settings),
     "connectors.md": ("isthmus.warehouses.kinds", connectors),
     "errors.md": ("isthmus.model.errors", errors),
+    "warehouse-errors.md": ("isthmus.warehouses.vendor_errors", warehouse_errors),
 }
 """Each page, the module it tells about, and what writes it."""
 

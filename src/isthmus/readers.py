@@ -64,6 +64,14 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
+OFF = -1
+
+
+def hour_or_off(text: str) -> int:
+    """An hour of the day, or `OFF`."""
+    return OFF if text.lower() == "off" else whole(0, 23)(text)
+
+
 def one_of(*words: str) -> Callable[[str], str]:
     """One of these words, in any case."""
 

@@ -229,10 +229,22 @@ class Settings:
         default=4,
         metadata=about(
             "WORKER_SLOTS",
-            "How many lanes of runs one worker carries out at a time.",
+            "How many lanes of runs one worker carries out at a time. The first lane of a connection may come in "
+            "addition, and lanes that wait for a slow warehouse do not count.",
             accepts="a whole number from 1",
             read=readers.whole(1),
             default="4",
+        ),
+    )
+    check_hour: int = field(
+        default=2,
+        metadata=about(
+            "CHECK_HOUR",
+            "The hour of the day, in UTC, from which on the checks of every connection are repeated, once a night and "
+            "spread over two hours. They sign in and make a small table: a warehouse that is paid by use is woken.",
+            accepts="a whole number from 0 to 23, or `off`",
+            read=readers.hour_or_off,
+            default="2",
         ),
     )
     alert_webhook_url: Secret | None = field(
@@ -286,6 +298,11 @@ class Settings:
             secret=True,
         ),
     )
+
+    @property
+    def nightly_hour(self) -> int | None:
+        """From which hour on checks are repeated; None if they are not."""
+        return None if self.check_hour == readers.OFF else self.check_hour
 
     @property
     def scaled(self) -> bool:

@@ -28,7 +28,7 @@ from isthmus.ledger import connections, incidents, runs, syncs
 from isthmus.ledger.database import Ledger
 from isthmus.ledger.incidents import Incident
 from isthmus.ledger.schema import syncs as syncs_table
-from isthmus.model.work import Chunk, Run, RunError, RunKind, RunState, Selection, Sync, SyncState
+from isthmus.model.work import Blame, Chunk, Finding, Run, RunError, RunKind, RunState, Selection, Sync, SyncState
 from isthmus.secrets import Seal, Secret
 from isthmus.testing.standins import free_ports
 
@@ -102,9 +102,16 @@ class Desk:
             runs.finish_chunk(tx, run_id, 0, rows=1)
             runs.finish(tx, run_id, at=self.now)
 
-    def fail(self, run_id: str, state: RunState = RunState.FAILED) -> None:
+    def fail(self, run_id: str, state: RunState = RunState.FAILED, blame: Blame = "") -> None:
         with self.ledger.transaction() as tx:
-            runs.fail(tx, run_id, RunError(**{**vars(ERROR), "at": self.now}), state=state)
+            runs.fail(tx, run_id, RunError(**{**vars(ERROR), "at": self.now, "blame": blame}), state=state)
+
+    def shut(self) -> None:
+        """It is found that nobody gets in at the connection."""
+        finding = Finding("the password is wrong", self.now, "28P01", "no such password", "ask for it")
+        with self.ledger.transaction() as tx:
+            connection_id = connections.named(tx, "dwh").connection_id
+            connections.set_unable(tx, connection_id, finding, next_try_at=self.now + timedelta(minutes=10))
 
     def deliver(self, name: str = "everything") -> None:
         self.finish(self.begin(name))
@@ -122,8 +129,8 @@ class Desk:
             tx.execute(given)
 
     def look(self) -> list[tuple[str, str]]:
-        """Watch once: the sync and the kind of each incident that is open now."""
-        return sorted((i.sync_name, i.kind.value) for i in watch(self.ledger, self.now))
+        """Watch once: what it is about, and the kind, of each incident that is open now."""
+        return sorted((i.about, i.kind.value) for i in watch(self.ledger, self.now))
 
     def tell(self) -> list[Told]:
         return tell(self.ledger, self.channels, self.now)

@@ -66,6 +66,7 @@ def test_a_webhook_gets_what_happened_and_what_to_do(hook: Receiver, opened: Mes
         "at": "2026-11-21T13:00:00+00:00",
         "text": "[Isthmus] everything: a periodic run failed: the role may not create tables",
         "sync": "everything",
+        "connection": None,
         "incident": {
             "id": incident_id,
             "kind": "failure",

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from alerts_cast import NOON, Desk
+from alerts_cast import NOON, Desk, Letterbox
 
 from isthmus.alerts.watch import span, watch
 from isthmus.ledger import connections, incidents, runs, syncs
 from isthmus.ledger.schema import syncs as syncs_table
-from isthmus.model.work import RunKind, RunState, SyncState
+from isthmus.model.work import Finding, RunKind, RunState, SyncState
 
 FAILURE, SILENCE = ("everything", "failure"), ("everything", "silence")
 
@@ -266,3 +266,61 @@ def test_opening_and_clearing_say_whether_they_did(any_desk: Desk) -> None:
 )
 def test_a_stretch_of_time_in_words(time: dict[str, float], words: str) -> None:
     assert span(timedelta(**time)) == words
+
+
+UNABLE = ("dwh", "unable")
+
+
+def test_a_connection_that_nobody_gets_into_is_one_incident_however_many_syncs_wait(any_desk: Desk) -> None:
+    desk = any_desk
+    desk.apply()
+    desk.apply("more")
+    desk.deliver()
+    desk.deliver("more")
+    for name in ("everything", "more"):
+        desk.fail(desk.begin(name), blame="door")
+    desk.shut()
+    assert desk.look() == [UNABLE]
+    desk.later(hours=9)
+    assert desk.look() == [UNABLE], "nor as a silence"
+    (incident,) = desk.incidents()
+    assert incident.summary == "unable to connect, and its syncs wait: the password is wrong"
+    assert incident.hint.startswith("ask for it; isthmus connection check dwh") and incident.complete_up_to is None
+    assert "no such password" not in str(incident), "a warehouse's own words stay here"
+    with desk.ledger.transaction() as tx:
+        connections.set_able(tx, connections.named(tx, "dwh").connection_id, at=desk.now)
+    desk.deliver()
+    desk.deliver("more")
+    assert desk.look() == []
+
+
+def test_a_connection_that_nobody_waits_for_is_no_incident(desk: Desk) -> None:
+    sync = desk.apply()
+    desk.shut()
+    desk.set(SyncState.PAUSED)
+    assert desk.look() == []
+    desk.set(SyncState.ENABLED)
+    assert desk.look() == [UNABLE]
+    with desk.ledger.transaction() as tx:
+        connections.remove(tx, "dwh", at=desk.now)
+    assert desk.look() == [] and sync.name == "everything"
+
+
+def test_a_right_that_is_missing_inside_is_told_of_the_run_that_needs_it(desk: Desk) -> None:
+    desk.apply()
+    desk.fail(desk.begin(), blame="grant")
+    with desk.ledger.transaction() as tx:
+        connections.set_unable(tx, connections.named(tx, "dwh").connection_id, Finding("no right", desk.now))
+    assert desk.look() == [FAILURE]
+
+
+def test_the_message_about_a_connection_names_it(desk: Desk) -> None:
+    desk.apply()
+    desk.shut()
+    box = Letterbox()
+    desk.channels = (box,)
+    (told,) = desk.look_and_tell()
+    assert told.message.subject.startswith("[Isthmus] dwh: unable to connect")
+    document = told.message.document()
+    assert (document["sync"], document["connection"], document["freshness"]) == (None, "dwh", None)
+    assert document["incident"]["kind"] == "unable" and "Complete up to" not in told.message.text

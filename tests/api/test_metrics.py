@@ -18,8 +18,20 @@ from isthmus.app import App
 from isthmus.ledger import connections, runs, syncs, workers
 from isthmus.ledger.schema import incidents
 from isthmus.ledger.schema import syncs as syncs_table
-from isthmus.model.work import Chunk, Run, RunError, RunKind, RunState, Selection, Sync, SyncState
+from isthmus.model.work import (
+    Chunk,
+    ConnectionState,
+    Finding,
+    Run,
+    RunError,
+    RunKind,
+    RunState,
+    Selection,
+    Sync,
+    SyncState,
+)
 
+STATES = tuple(ConnectionState)
 PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
 
 
@@ -88,6 +100,8 @@ def test_an_empty_isthmus_has_its_metrics_at_zero(get: Get) -> None:
         'isthmus_workers{role="command"}': 0,
         'isthmus_incidents_open{kind="failure"}': 0,
         'isthmus_incidents_open{kind="silence"}': 0,
+        'isthmus_incidents_open{kind="unable"}': 0,
+        'isthmus_incidents_open{kind="drift"}': 0,
     }
     assert found["process_resident_memory_bytes"] > 1_000_000
 
@@ -128,6 +142,22 @@ def test_the_metrics_say_what_the_ledger_says(app: App, get: Get) -> None:
     assert {name: found.get(name) for name in expected} == expected
 
 
+def test_the_state_of_a_connection_and_the_age_of_its_checks(app: App, get: Get) -> None:
+    sync, now = put_sync(app, "everything"), app.now()
+    with app.ledger.transaction() as tx:
+        connections.set_checked(tx, sync.connection_id, at=now - timedelta(hours=2))
+        connections.set_unable(tx, sync.connection_id, Finding("no", now))
+    found = samples(get("/metrics").text)
+    states = {str(state): found[f'isthmus_connection_state{{connection="dwh",state="{state}"}}'] for state in STATES}
+    assert states == {"enabled": 0, "unable to connect": 1, "disabled": 0}
+    assert 7200 <= found['isthmus_connection_check_age_seconds{connection="dwh"}'] < 7260
+    with app.ledger.transaction() as tx:
+        connections.remove(tx, "dwh", at=now)
+    found = samples(get("/metrics").text)
+    assert found['isthmus_connection_state{connection="dwh",state="disabled"}'] == 1
+    assert not [name for name in found if "check_age" in name]
+
+
 def test_of_a_sync_without_its_connection_only_the_state_is_told(app: App, get: Get) -> None:
     sync = put_sync(app, "gone")
     with app.ledger.transaction() as tx:
@@ -153,7 +183,7 @@ def test_names_follow_the_conventions() -> None:
     for name, (help, labels, _) in METRICS.items():
         assert re.fullmatch(r"isthmus_[a-z_]+[a-z]", name) and help.endswith(".")
         assert not name.endswith(("_total", "_count", "_sum")), "no counter: nothing is counted here"
-        assert set(labels) <= {"sync", "state", "role", "kind"}
+        assert set(labels) <= {"sync", "connection", "state", "role", "kind"}
 
 
 def test_every_metric_is_on_the_page_as_it_is(app: App, get: Get) -> None:

@@ -82,6 +82,9 @@ ARGUMENTS: dict[str, list[str]] = {
     "apply": ["{folder}/isthmus.yaml"],
     "connection check": ["dwh"],
     "connection script": ["dwh"],
+    "connection show": ["dwh"],
+    "connection checks": ["dwh"],
+    "connection edit": ["spare", "--set", "temp_schema=tmp", "--force"],
     "connection remove": ["spare"],
     "load events": ["{folder}/events.csv"],
     "load profiles": ["{folder}/events.csv"],
@@ -103,7 +106,7 @@ ELSEWHERE = {"alert test", "demo", "rejections replay", "serve", "worker", "cons
 
 @pytest.mark.parametrize("name", sorted(set(commands()) - ELSEWHERE))
 def test_every_command_answers_in_json(shell: Shell, name: str) -> None:
-    if name in ("connection remove", "sync reactivate"):
+    if name in ("connection edit", "connection remove", "sync reactivate"):
         spare = APPLY.replace("everything", "spare").replace("dwh", "spare")
         shell.run("apply", shell.write("spare.yaml", spare))
     if name == "run cancel":
@@ -118,7 +121,7 @@ def test_every_command_answers_in_json(shell: Shell, name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(commands()) - ELSEWHERE))
 def test_every_command_answers_in_words(shell: Shell, name: str) -> None:
-    if name in ("run cancel", "connection remove", "sync reactivate", "person erase"):
+    if name in ("run cancel", "connection edit", "connection remove", "sync reactivate", "person erase"):
         return
     run_id = shell.json("run", "list")[0]["run_id"]
     words = [w.format(folder=shell.folder, run=run_id) for w in ARGUMENTS.get(name, [])]
@@ -326,7 +329,9 @@ def test_a_warehouse_that_does_not_let_us_in_fails_the_run_and_the_check(
         assert ("Error (retrying at" in listed) == (wrong == "port")
         assert ("No worker is at work" in listed) == (wrong == "port"), "and nobody is there to do so"
     own.run("sync", "run", "everything", code=1)
-    assert ("run it again, or start `isthmus serve`" in " ".join(own.stderr.split())) == (wrong == "port")
+    said = " ".join(own.stderr.split())
+    assert "when that is mended: isthmus connection check dwh" in said
+    assert "run it again" not in said, "it is known by now that nobody gets in: there is no second try"
     own.json("sync", "run", "everything", code=1)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from cryptography.fernet import Fernet
 from ledger_cast import KEY, NOON, apply_everything, deliver, planned, put_dwh
+from sqlalchemy import insert
 
 from isthmus.ledger import checks, connections, runs, syncs
+from isthmus.ledger.checks import Answers, Asked
 from isthmus.ledger.database import Change, Tx
+from isthmus.ledger.schema import checks as checks_table
 from isthmus.model.checks import Check
 from isthmus.model.errors import InvalidInput
-from isthmus.model.work import ConnectionState, RunState, SyncState
+from isthmus.model.work import ConnectionState, Finding, RunState, SyncState
 from isthmus.secrets import Seal, Secret
 
 LATER = NOON + timedelta(hours=1)
@@ -79,9 +83,16 @@ def test_credentials_whose_key_is_lost_can_be_entered_again(tx: Tx) -> None:
 
 def test_a_check_that_fails_makes_it_unable_and_new_credentials_enable_it(tx: Tx) -> None:
     put = put_dwh(tx)
-    unable = connections.set_state(tx, put.connection_id, ConnectionState.UNABLE, at=LATER)
-    assert (unable.state, unable.checked_at) == (ConnectionState.UNABLE, LATER)
-    assert put_dwh(tx).state == ConnectionState.ENABLED
+    finding = Finding("the password is wrong", LATER, "28P01", "no", "look it up", question="Can we sign in?")
+    unable = connections.set_unable(tx, put.connection_id, finding, next_try_at=LATER + timedelta(minutes=10))
+    assert (unable.state, unable.since, unable.finding) == (ConnectionState.UNABLE, LATER, finding)
+    assert (unable.is_shut, unable.tries, unable.version) == (True, 1, 1)
+
+    assert put_dwh(tx) == unable, "saying the same again opens no door"
+
+    mended = put_dwh(tx, secrets={"password": Secret("other")}, at=LATER)
+    assert (mended.state, mended.finding, mended.next_try_at, mended.tries) == (ConnectionState.ENABLED, None, None, 0)
+    assert mended.version == 2 and not mended.is_shut
 
 
 def test_removing_disables_the_syncs_ends_their_run_and_keeps_history(tx: Tx) -> None:
@@ -98,7 +109,8 @@ def test_removing_disables_the_syncs_ends_their_run_and_keeps_history(tx: Tx) ->
     assert runs.get(tx, under_way.run_id).state == RunState.CANCELLED
     assert [run.run_id for run in runs.newest(tx)] == [under_way.run_id, before.run_id]
     assert connections.remove(tx, "dwh", at=LATER) == removed
-    assert connections.set_state(tx, removed.connection_id, ConnectionState.ENABLED, at=LATER) == removed
+    assert connections.set_able(tx, removed.connection_id, at=LATER) == removed
+    assert connections.set_unable(tx, removed.connection_id, Finding("no", LATER)) == removed
 
 
 def test_a_removed_connection_and_its_export_come_back_where_they_were(tx: Tx) -> None:
@@ -128,4 +140,24 @@ def test_answers_of_checks_are_kept_newest_first(tx: Tx) -> None:
     no = Check("Can we read?", False, "permission denied", "grant it", "GRANT USAGE …")
     checks.keep(tx, put.connection_id, [yes], at=NOON)
     checks.keep(tx, put.connection_id, [yes, no], at=LATER)
-    assert checks.of(tx, put.connection_id) == [(LATER, (yes, no)), (NOON, (yes,))]
+    found = checks.of(tx, put.connection_id)
+    assert found == [Answers(LATER, Asked.PERSON, (yes, no)), Answers(NOON, Asked.PERSON, (yes,))]
+    assert [one.passed for one in found] == [False, True]
+
+
+def test_answers_that_another_version_kept_can_be_read(tx: Tx) -> None:
+    put = put_dwh(tx)
+    before = {"question": "Can we sign in?", "passed": True, "detail": "", "hint": "", "statement": ""}
+    after = {**before, "question": "Is it warm?", "warns": True, "colour": "blue"}
+    tx.execute(insert(checks_table).values(connection_id=put.connection_id, at=NOON, answers=[before, after]))
+    (found,) = checks.of(tx, put.connection_id)
+    assert found.answers == (Check("Can we sign in?", True), Check("Is it warm?", True, warns=True))
+
+
+def test_the_last_answer_to_a_question_may_be_of_an_earlier_time(tx: Tx) -> None:
+    put = put_dwh(tx)
+    reach, sign_in = Check("Can the host be reached?", True), Check("Can we sign in?", True)
+    checks.keep(tx, put.connection_id, [reach, sign_in], at=NOON)
+    away = replace(reach, passed=False)
+    checks.keep(tx, put.connection_id, [away], at=LATER, asked=Asked.NIGHTLY)
+    assert checks.last_answers(tx, put.connection_id) == {away.question: away, sign_in.question: sign_in}

@@ -29,7 +29,7 @@ def only(tx: Tx, at: datetime = NOW) -> SyncFigures:
 
 
 def test_an_empty_ledger_has_figures_too(tx: Tx) -> None:
-    assert read(tx) == Figures(NOW, (), {}, {}, {})
+    assert read(tx) == Figures(NOW, (), (), {}, {}, {})
 
 
 def test_a_sync_that_has_never_run(tx: Tx) -> None:

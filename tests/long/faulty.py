@@ -84,6 +84,7 @@ def make_faulty(folder: Path, chance: random.Random) -> None:
 
     App.now = wrong_now  # type: ignore[method-assign]
     retry.FIRST_S, retry.LONGEST_S = 0.2, Trouble.read(folder).longest_wait_s
+    retry.FIRST_AT_DOOR_S, retry.LONGEST_AT_DOOR_S = 1.0, Trouble.read(folder).longest_wait_s
 
 
 class Notes:

@@ -15,13 +15,24 @@ from cryptography.fernet import Fernet
 from sqlalchemy import update
 
 from isthmus.ledger import connections, dues, lanes, runs, syncs, workers
+from isthmus.ledger.connections import StoredConnection
 from isthmus.ledger.database import Ledger, Tx, open_ledger
 from isthmus.ledger.schema import runs as runs_table
-from isthmus.model.errors import Denied, IsthmusError, RunStopped, StoreFull, Unreachable
-from isthmus.model.work import Attempt, Chunk, Run, RunState, Selection, SyncState
+from isthmus.model.errors import (
+    Busy,
+    Denied,
+    InvalidInput,
+    IsthmusError,
+    Missing,
+    RunStopped,
+    StoreFull,
+    Unreachable,
+    WarehouseError,
+)
+from isthmus.model.work import Attempt, Chunk, ConnectionState, Finding, Run, RunError, RunState, Selection, SyncState
 from isthmus.runs import retry
 from isthmus.runs.attempt import Done, Ended, Hands, Keep, Still, carry_out
-from isthmus.secrets import Seal
+from isthmus.secrets import Seal, Secret
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ANN, BEN = "worker_ann", "worker_ben"
@@ -40,6 +51,9 @@ class Rows:
     kept: bool = True
     opened: int = 0
     closed: int = 0
+    knocks: int = 0
+    leaves_easily: bool = True
+    shut: IsthmusError | None = None
 
     def plan(self, run: Run, keep: Keep) -> Run:
         self.planning()
@@ -63,6 +77,10 @@ class Rows:
 
     def outcome(self, run: Run) -> dict[str, int]:
         return {}
+
+    def knock(self) -> IsthmusError | None:
+        self.knocks += 1
+        return self.shut
 
     def _load(self, chunk: Chunk, still: Still) -> Done:
         self.asked.append(chunk.number)
@@ -119,7 +137,7 @@ class Shop:
         return Hands(worker_id, lambda: self.now, enqueue, lambda: self.stopping, report)
 
     def carry(self, work: Rows, attempt: Attempt, worker_id: str = ANN) -> Ended:
-        return carry_out(self.ledger, work, attempt, self.hands(worker_id))
+        return carry_out(self.ledger, lambda: work, attempt, self.hands(worker_id))
 
     def run(self, attempt: Attempt) -> Run:
         with self.ledger.reading() as tx:
@@ -375,7 +393,7 @@ def test_lanes_share_the_chunks_and_a_retry_wakes_them(shop: Shop) -> None:
 
 def test_hands_that_are_alone_open_no_lane_for_others(shop: Shop) -> None:
     attempt, work = shop.start(), shop.rows(parts=6, over=3)
-    ended = carry_out(shop.ledger, work, attempt, replace(shop.hands(), alone=True))
+    ended = carry_out(shop.ledger, lambda: work, attempt, replace(shop.hands(), alone=True))
     assert ended.run is not None and ended.run.state is RunState.COMPLETED and not shop.queued
 
 
@@ -482,3 +500,150 @@ def test_a_run_with_a_clock_that_was_put_back_is_begun_all_the_same(shop: Shop) 
     shop.now = NOON - timedelta(days=1)
     ended = shop.carry(work, attempt)
     assert ended.run is not None and ended.run.state is RunState.COMPLETED
+
+
+# -- the connection ----------------------------------------------------------------------------------------------------
+
+
+def connection_of(shop: Shop) -> StoredConnection:
+    with shop.ledger.reading() as tx:
+        return connections.named(tx, "dwh")
+
+
+def new_secret(shop: Shop) -> None:
+    with shop.ledger.transaction() as tx:
+        given = {"password": Secret("new")}
+        seal = Seal(Fernet.generate_key())
+        connections.put(tx, name="dwh", kind="postgres", fields={}, secrets=given, seal=seal, at=shop.now)
+
+
+def last_error(ended: Ended) -> RunError:
+    assert ended.run is not None
+    return ended.run.errors[-1]
+
+
+@pytest.mark.parametrize("e", [Denied("no", code="28P01"), Missing("no database"), Busy("no", hint="wait")])
+def test_where_it_is_not_clear_why_a_run_fails_for_good_it_is_knocked(shop: Shop, e: WarehouseError) -> None:
+    said = Denied("the password is wrong", code="28P01", vendor="no such password", hint="edit it")
+    work = shop.rows(before=raising(e, times=99), shut=said)
+    attempt = shop.start()
+    with shop.ledger.transaction() as tx:
+        tx.execute(update(runs_table).values(tries=retry.MAX_TRIES))
+    ended = shop.carry(work, attempt)
+    assert ended.run is not None and ended.run.state is RunState.FAILED and work.knocks == 1
+    assert last_error(ended).blame == "door" and last_error(ended).summary == e.summary
+    found = connection_of(shop)
+    assert found.is_shut and found.finding is not None and found.next_try_at is not None
+    assert (found.finding.summary, found.finding.code, found.finding.run_id) == (
+        said.summary,
+        "28P01",
+        ended.run.run_id,
+    )
+    with shop.ledger.reading() as tx:
+        sync = syncs.by_id(tx, shop.sync_id)
+    assert (sync.failures, sync.next_due) == (0, None), "it is not the fault of the sync, and it waits"
+
+
+def test_a_connection_that_can_be_entered_is_not_shut_by_a_table_that_is_missing(shop: Shop) -> None:
+    work = shop.rows(before=raising(Missing("no table")))
+    ended = shop.carry(work, shop.start())
+    assert last_error(ended).blame == "" and work.knocks == 1
+    assert connection_of(shop).state is ConnectionState.ENABLED
+
+
+def test_a_right_that_is_missing_makes_it_unable_and_counts_against_the_sync(shop: Shop) -> None:
+    ended = shop.carry(shop.rows(before=raising(Denied("no right", code="42501"))), shop.start())
+    assert last_error(ended).blame == "grant"
+    found = connection_of(shop)
+    assert found.state is ConnectionState.UNABLE and not found.is_shut
+    with shop.ledger.reading() as tx:
+        assert syncs.by_id(tx, shop.sync_id).failures == 1
+
+
+def test_nobody_knocks_while_it_will_be_tried_again(shop: Shop) -> None:
+    work = shop.rows(before=raising(Busy("full")))
+    ended = shop.carry(work, shop.start())
+    assert ended.run is not None and ended.run.state is RunState.RETRYING and work.knocks == 0
+    assert connection_of(shop).state is ConnectionState.ENABLED
+
+
+def test_five_failures_at_the_door_pause_no_sync(shop: Shop) -> None:
+    for _ in range(retry.MAX_FAILURES + 1):
+        shop.carry(shop.rows(before=raising(Denied("no")), shut=Denied("no")), shop.start())
+    with shop.ledger.reading() as tx:
+        assert syncs.by_id(tx, shop.sync_id).state is SyncState.ENABLED
+    assert connection_of(shop).tries == retry.MAX_FAILURES + 1
+
+
+def test_where_nobody_gets_in_a_run_does_not_try_again_by_itself(shop: Shop) -> None:
+    with shop.ledger.transaction() as tx:
+        finding = Finding("no answer", NOON)
+        later = NOON + timedelta(hours=1)
+        connections.set_unable(tx, connection_of(shop).connection_id, finding, next_try_at=later)
+    ended = shop.carry(shop.rows(before=raising(Unreachable("no answer"))), shop.start())
+    assert ended.run is not None and ended.run.state is RunState.FAILED
+    assert connection_of(shop).tries == 2
+
+
+def test_an_old_secret_that_is_refused_after_the_new_one_came_fails_nothing(shop: Shop) -> None:
+    def before(number: int) -> None:
+        if number == 2 and not seen:
+            seen.append(number)
+            new_secret(shop)
+            raise Denied("the old one", code="28P01")
+
+    seen: list[int] = []
+    work = shop.rows(before=before, shut=Denied("the old one"))
+    ended = shop.carry(work, shop.start())
+    assert ended.run is not None and ended.run.state is RunState.COMPLETED and work.knocks == 0
+    assert work.asked == [0, 1, 2, 2, 3] and work.opened == work.closed == 2
+    assert last_error(ended).retryable and "changed meanwhile" in last_error(ended).hint
+
+
+def test_a_changed_connection_is_opened_anew_at_the_next_chunk(shop: Shop) -> None:
+    work = shop.rows(before=lambda number: new_secret(shop) if number == 1 else None)
+    ended = shop.carry(work, shop.start())
+    assert ended.run is not None and ended.run.state is RunState.COMPLETED and not ended.run.errors
+    assert work.asked == [0, 1, 2, 3] and work.opened == work.closed == 2
+
+
+def test_a_run_that_was_cancelled_while_its_connection_moved_touches_the_new_place_no_more(shop: Shop) -> None:
+    def moved(number: int) -> None:
+        with shop.ledger.transaction() as tx:
+            seal = Seal(Fernet.generate_key())
+            fields = {"host": "elsewhere"}
+            connections.put(tx, name="dwh", kind="postgres", fields=fields, secrets={}, seal=seal, at=shop.now)
+        raise Denied("not any more")
+
+    work = shop.rows(before=moved)
+    ended = shop.carry(work, shop.start())
+    assert ended.run is not None and ended.run.state is RunState.CANCELLED and isinstance(ended.error, RunStopped)
+    assert work.asked == [0] and not shop.going()
+
+
+def test_what_is_delivered_opens_a_shut_connection_at_the_first_chunk(shop: Shop) -> None:
+    attempt = shop.start()
+    with shop.ledger.transaction() as tx:
+        connections.set_unable(tx, connection_of(shop).connection_id, Finding("no", NOON), next_try_at=NOON)
+    states: list[ConnectionState] = []
+    shop.carry(shop.rows(before=lambda number: states.append(connection_of(shop).state)), attempt)
+    assert states == [ConnectionState.UNABLE, *[ConnectionState.ENABLED] * 3]
+
+
+def test_work_that_cannot_be_made_is_the_connections_fault(shop: Shop) -> None:
+    def unreadable() -> Rows:
+        raise InvalidInput("a stored credential cannot be unsealed", hint="bring back the key")
+
+    ended = carry_out(shop.ledger, unreadable, shop.start(), shop.hands())
+    assert last_error(ended).blame == "door" and connection_of(shop).is_shut
+
+
+def test_a_lane_whose_place_is_wanted_is_left_at_the_next_chunk_if_that_is_easy(shop: Shop) -> None:
+    wanted = replace(shop.hands(), is_wanted_elsewhere=lambda: True)
+    work = shop.rows()
+    ended = carry_out(shop.ledger, lambda: work, shop.start(), wanted)
+    assert work.asked == [0] and ended.run is not None and ended.run.state is RunState.SCHEDULED
+    ((attempt, _),) = shop.queued
+    work.leaves_easily = False
+    ended = carry_out(shop.ledger, lambda: work, attempt, wanted)
+    assert work.asked == [0, 1, 2, 3] and ended.run is not None and ended.run.state is RunState.COMPLETED

@@ -16,7 +16,7 @@ from isthmus.ledger import connections, dues, failures, lanes, runs, syncs, work
 from isthmus.ledger.database import Ledger, Tx, open_ledger
 from isthmus.ledger.workers import Worker
 from isthmus.model.errors import StoreAway
-from isthmus.model.work import Attempt, Run, RunError, RunKind, RunState, Selection, Sync, SyncState
+from isthmus.model.work import Attempt, Finding, Run, RunError, RunKind, RunState, Selection, Sync, SyncState
 from isthmus.runs import retry
 from isthmus.runs.engine import AttemptState
 from isthmus.runs.housekeeping import Housekeeping
@@ -652,3 +652,56 @@ def changed(module: Any, name: str, to: Any) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, was)
+
+
+# -- connections that nobody gets into ---------------------------------------------------------------------------------
+
+
+def shut(house: House, *, minutes: float) -> None:
+    """Somebody finds that nobody gets in; the next one may try so much later."""
+    with house.ledger.transaction() as tx:
+        finding, later = Finding("no answer", house.now), house.now + timedelta(minutes=minutes)
+        connections.set_unable(tx, house.connection.connection_id, finding, next_try_at=later)
+
+
+def test_at_a_shut_connection_one_sync_tries_when_it_is_time_and_the_others_wait(house: House) -> None:
+    shut(house, minutes=10)
+    for name in ("a", "b", "c"):
+        house.apply(name)
+    house.look(300)
+    assert not house.runs()
+    house.look(301)
+    assert len(house.runs()) == 1
+    with house.ledger.reading() as tx:
+        next_try_at = connections.named(tx, "dwh").next_try_at
+    assert next_try_at is not None and next_try_at > house.now
+    house.look(60)
+    assert len(house.runs()) == 1, "nobody else while that one tries"
+
+    with house.ledger.transaction() as tx:
+        connections.set_able(tx, house.connection.connection_id, at=house.now)
+    house.look()
+    assert sorted(run.sync_name for run in house.runs()) == ["a", "b", "c"]
+
+
+def test_a_connection_where_only_a_right_is_missing_holds_up_nobody(house: House) -> None:
+    with house.ledger.transaction() as tx:
+        connections.set_unable(tx, house.connection.connection_id, Finding("no right", house.now))
+    house.apply("a")
+    house.apply("b")
+    house.look()
+    assert len(house.runs()) == 2
+
+
+def test_a_shut_connection_keeps_no_other_ones_syncs(house: House) -> None:
+    shut(house, minutes=10)
+    house.apply("a")
+    with house.ledger.transaction() as tx:
+        other = connections.put(
+            tx, name="other", kind="postgres", fields={}, secrets={}, seal=Seal(Fernet.generate_key()), at=NOON
+        )[0]
+        syncs.apply_export(
+            tx, name="b", connection_id=other.connection_id, selection=Selection(), schedule="hourly", at=NOON
+        )
+    house.look()
+    assert [run.sync_name for run in house.runs()] == ["b"]

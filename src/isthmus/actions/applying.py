@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from isthmus.app import App
 from isthmus.exports import plan
 from isthmus.imports.preview import Wanted
-from isthmus.ledger import connections, syncs
+from isthmus.ledger import connections, doors, syncs
 from isthmus.ledger.connections import StoredConnection
 from isthmus.ledger.database import Change, Tx
 from isthmus.model import mapping as mappings
@@ -37,6 +37,7 @@ class _Connection(BaseModel):
     name: str = Field(min_length=1, max_length=100)
     kind: str
     concurrency: Literal[1, 2, 4, 8] | None = None
+    nightly_checks: bool = True
 
 
 class _Events(_Part):
@@ -104,7 +105,7 @@ def _apply(app: App, document: _Document, file: Path, *, plan_only: bool, enviro
     done: list[Applied] = []
     with opened as tx:
         for connection, plain, secrets in configs:
-            _, change = connections.put(
+            kept, change = connections.put(
                 tx,
                 name=connection.name,
                 kind=connection.kind,
@@ -114,7 +115,10 @@ def _apply(app: App, document: _Document, file: Path, *, plan_only: bool, enviro
                 at=moment,
                 incidental=kinds.incidental(connection.kind),
                 concurrency=connection.concurrency,
+                nightly=connection.nightly_checks,
             )
+            if change is not Change.UNCHANGED:
+                doors.go_on(tx, kept.connection_id, at=moment)
             done.append(Applied("connection", connection.name, change))
         for export in document.exports:
             selection = _selection(export)
@@ -323,8 +327,7 @@ def _fields(connection: _Connection, folder: Path, environ: dict[str, str]) -> t
             secrets[name] = resolve(value, folder=folder, environ=environ)
         else:
             plain[name] = value
-    if connection.kind == "duckdb" and isinstance(plain.get("path"), str):
-        plain["path"] = str((folder / Path(plain["path"]).expanduser()).resolve())
+    plain = kinds.with_whole_paths(connection.kind, plain, folder)
     kinds.build(connection.kind, {**plain, **secrets})
     return plain, secrets
 

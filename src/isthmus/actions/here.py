@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any
 
 from isthmus.app import App
 from isthmus.exports.deliver import Delivery
@@ -21,9 +19,9 @@ from isthmus.ledger import connections, dues, lanes, runs, syncs, workers
 from isthmus.ledger.database import Tx
 from isthmus.ledger.presence import Presence, new_worker_id, place, presence
 from isthmus.model.errors import InvalidInput, IsthmusError, RunStopped, SyncBusy
-from isthmus.model.work import ACTIVE, Attempt, Chunk, Run, RunKind, RunState, Sync
+from isthmus.model.work import ACTIVE, Attempt, Run, RunKind, RunState, Sync
 from isthmus.runs import retry
-from isthmus.runs.attempt import Done, Ended, Hands, Keep, Report, Still, Work, carry_out
+from isthmus.runs.attempt import Ended, Hands, Report, Work, carry_out
 from isthmus.runs.housekeeping import CUT_OFF_S
 from isthmus.store.lake import Lake
 from isthmus.warehouses import kinds
@@ -154,10 +152,13 @@ class Here:
         with self._app.ledger.reading() as tx:
             sync = syncs.by_id(tx, run.sync_id)
         hands = Hands(self.worker_id, self._app.now, report=report, alone=True)
-        ended: Ended = carry_out(self._app.ledger, work_of(self._app, sync), attempt, hands, begun=run)
+        ended: Ended = carry_out(self._app.ledger, lambda: work_of(self._app, sync), attempt, hands, begun=run)
         if ended.error is not None:
             if ended.run is not None and ended.run.state is RunState.RETRYING:  # and nobody is there to do so
                 ended.error.hint = "; ".join(h for h in (ended.error.hint, _AGAIN) if h)
+            elif ended.run is not None and ended.run.errors and ended.run.errors[-1].blame:
+                mended = f"when that is mended: isthmus connection check {sync.connection_name}"
+                ended.error.hint = "; ".join(h for h in (ended.error.hint, mended) if h)
             raise ended.error
         assert ended.run is not None
         return ended.run
@@ -216,35 +217,16 @@ def _what_stopped(run: Run) -> IsthmusError:
 
 
 def work_of(app: App, sync: Sync, lake: Lake | None = None) -> Work:
-    """What runs of a sync need, on this store, or on the given view of it for a thread."""
-    try:
-        if sync.intake is None:
-            return delivery_of(app, sync, lake)
-        with app.ledger.reading() as tx:
-            connection = connections.by_id(tx, sync.connection_id)
-        kind = Comparison if sync.intake.key else Arrival
-        return kind(lake or app.lake, app.ledger, app.config(connection), app.now, app.settings.phone_region)
-    except IsthmusError as e:
-        return Unable(e)
+    """What runs of a sync need, on this store, or on the given view of it for a thread.
 
-
-@dataclass(frozen=True)
-class Unable:
-    """Work that cannot even begin: its credentials cannot be unsealed, its connection is gone. The run says why."""
-
-    why: IsthmusError
-
-    def plan(self, run: Run, keep: Keep) -> Run:
-        raise self.why
-
-    def can_go_on(self, run: Run) -> bool:
-        raise self.why
-
-    def outcome(self, run: Run) -> dict[str, Any]:
-        raise self.why
-
-    def open(self, run: Run) -> AbstractContextManager[Callable[[Chunk, Still], Done]]:
-        raise self.why
+    The connection is as it is now. Raises InvalidInput if its credentials cannot be unsealed, or if it was removed.
+    """
+    if sync.intake is None:
+        return delivery_of(app, sync, lake)
+    with app.ledger.reading() as tx:
+        connection = connections.by_id(tx, sync.connection_id)
+    kind = Comparison if sync.intake.key else Arrival
+    return kind(lake or app.lake, app.ledger, app.config(connection), app.now, app.settings.phone_region)
 
 
 def delivery_of(app: App, sync: Sync, lake: Lake | None = None) -> Delivery:

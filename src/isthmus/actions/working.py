@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from isthmus.actions import alerting
+from isthmus.actions.checking import Nightly
 from isthmus.actions.here import work_of
 from isthmus.actions.syncing import tidy_if_free
 from isthmus.app import App
@@ -26,6 +27,9 @@ WATCH_S = 30
 """How often a worker looks for incidents. An incident is told within this time and the one it takes to tell."""
 
 UPKEEP_S = 900
+
+CHECKS_S = 20
+"""How often a worker looks whether the checks of a connection are to be repeated."""
 
 _log = log("worker")
 
@@ -60,12 +64,13 @@ def worker(app: App, role: str) -> Worker:
 
 @contextmanager
 def watching(app: App) -> Iterator[None]:
-    """Look for incidents and keep the store's files in order, each on a thread of its own: whatever becomes of the
-    worker, it is seen and told."""
+    """Look for incidents, keep the store's files in order and repeat checks at night, each on a thread of its own:
+    whatever becomes of the worker, it is seen and told."""
     over = threading.Event()
     threads = [
         threading.Thread(target=_repeat, args=(over, WATCH_S, "watch", lambda: _watch(app))),
         threading.Thread(target=_repeat, args=(over, UPKEEP_S, "upkeep", lambda: _tidy(app))),
+        threading.Thread(target=_repeat, args=(over, CHECKS_S, "checks", Nightly(app).look)),
     ]
     for thread in threads:
         thread.daemon = True
@@ -87,7 +92,7 @@ def _carry(app: App, attempt: Attempt, hands: Hands) -> Ended:
         with bound(sync=sync.name):
             _log.info("attempt begins", kind=run.kind.value)
             began = time.monotonic()
-            ended = carry_out(app.ledger, work_of(app, sync, lake), attempt, hands)
+            ended = carry_out(app.ledger, lambda: work_of(app, sync, lake), attempt, hands)
             _tell(ended, time.monotonic() - began)
             return ended
     finally:

@@ -39,6 +39,7 @@ class Message:
             "at": self.at.isoformat(),
             "text": self.subject,
             "sync": about and about.sync_name,
+            "connection": about and about.connection_name,
             "incident": about
             and {
                 "id": about.incident_id,
@@ -50,6 +51,7 @@ class Message:
                 "cleared_at": about.cleared_at and about.cleared_at.isoformat(),
             },
             "freshness": about
+            and about.sync_name
             and {
                 "complete_up_to": about.complete_up_to and about.complete_up_to.isoformat(),
                 "limit_s": about.details.get("limit_s"),
@@ -60,19 +62,20 @@ class Message:
 def about(incident: Incident, news: News) -> Message:
     """The message that tells the news of an incident."""
     at = incident.opened_at
-    lines = [f"{incident.sync_name}: {incident.summary}.", ""]
+    lines = [f"{incident.about}: {incident.summary}.", ""]
     if news is News.OPENED:
-        subject = f"[Isthmus] {incident.sync_name}: {incident.summary}"
+        subject = f"[Isthmus] {incident.about}: {incident.summary}"
         if incident.hint:
             lines += [f"What to do: {incident.hint}", ""]
     else:
         at = incident.cleared_at or at
-        subject = f"[Isthmus] {incident.sync_name}: {incident.kind.value} cleared after {span(at - incident.opened_at)}"
+        subject = f"[Isthmus] {incident.about}: {incident.kind.value} cleared after {span(at - incident.opened_at)}"
         lines.insert(0, f"Cleared after {span(at - incident.opened_at)}. It was:")
     lines += [f"Kind:            {incident.kind.value}", f"Opened:          {_time(incident.opened_at)}"]
     if incident.cleared_at is not None:
         lines.append(f"Cleared:         {_time(incident.cleared_at)}")
-    lines.append(f"Complete up to:  {_time(incident.complete_up_to)}")
+    if incident.sync_name is not None:
+        lines.append(f"Complete up to:  {_time(incident.complete_up_to)}")
     if run_id := incident.details.get("run_id"):
         lines.append(f"Run:             {run_id}")
     return Message(f"{incident.incident_id}.{news.value}", news.value, at, subject, "\n".join(lines) + "\n", incident)

@@ -18,12 +18,12 @@ from isthmus import __version__, logs
 from isthmus.actions import observing
 from isthmus.app import App
 from isthmus.ledger.figures import AT_WORK, OVER, Figures, SyncFigures
-from isthmus.model.work import ACTIVE, SyncState
+from isthmus.model.work import ACTIVE, ConnectionState, SyncState
 
 LOG = logs.log(__name__)
 
 ROLES = ("serve", "worker", "command")
-INCIDENTS = ("failure", "silence")
+INCIDENTS = ("failure", "silence", "unable", "drift")
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
 
@@ -68,6 +68,17 @@ def _freshness(figures: Figures) -> Samples:
     for sync in _enabled(figures):
         if sync.fresh_at is not None:
             yield (sync.name,), (figures.at - sync.fresh_at).total_seconds()
+
+
+def _connection_state(figures: Figures) -> Samples:
+    for connection in figures.connections:
+        yield from (((connection.name, state), float(connection.state == state)) for state in ConnectionState)
+
+
+def _check_age(figures: Figures) -> Samples:
+    for connection in figures.connections:
+        if connection.checked_at is not None and connection.state is not ConnectionState.DISABLED:
+            yield (connection.name,), (figures.at - connection.checked_at).total_seconds()
 
 
 def _sync_state(figures: Figures) -> Samples:
@@ -131,6 +142,16 @@ METRICS: dict[str, tuple[str, tuple[str, ...], Callable[[Figures], Samples]]] = 
         "Bytes of the files delivered in the last 24 hours.",
         ("sync",),
         _of_each(lambda sync: sync.size_bytes),
+    ),
+    "isthmus_connection_state": (
+        "1 for the state a connection is in, 0 for the others.",
+        ("connection", "state"),
+        _connection_state,
+    ),
+    "isthmus_connection_check_age_seconds": (
+        "Time since a connection's checks were last asked. Not there if they never were.",
+        ("connection",),
+        _check_age,
     ),
     "isthmus_lanes": (
         "Lanes of runs that wait for a worker (queued) or are carried out by one (going).",

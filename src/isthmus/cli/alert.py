@@ -20,6 +20,7 @@ def described(incident: Incident) -> dict[str, Any]:
     return {
         "incident_id": incident.incident_id,
         "sync": incident.sync_name,
+        "connection": incident.connection_name,
         "kind": incident.kind,
         "summary": incident.summary,
         "hint": incident.hint,
@@ -47,8 +48,8 @@ def list_(
             print_json([described(i) for i in found])
         else:
             print_rows(
-                ("opened", "cleared", "sync", "what", "told"),
-                [(i.opened_at, i.cleared_at, i.sync_name, i.summary, _told(i)) for i in found],
+                ("opened", "cleared", "about", "what", "told"),
+                [(i.opened_at, i.cleared_at, i.about, i.summary, _told(i)) for i in found],
                 empty="No incidents.",
             )
 
@@ -65,7 +66,7 @@ def check(home: Home = None, as_json: Json = False) -> None:
             print_json({"open": [described(i) for i in found], "sent": _sent(told)})
         else:
             for incident in found:
-                say(f"{incident.sync_name}: {incident.summary}")
+                say(f"{incident.about}: {incident.summary}")
                 if incident.hint:
                     say(f"    {incident.hint}")
             for each in told:

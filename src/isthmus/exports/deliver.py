@@ -9,18 +9,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
+from typing import ClassVar
 
 from isthmus.exports import plan
 from isthmus.ledger import closing, lanes, syncs
 from isthmus.ledger.database import Ledger
-from isthmus.model.errors import InvalidInput
+from isthmus.model.errors import InvalidInput, WarehouseError
 from isthmus.model.table import Batch, SeqRange, Table
 from isthmus.model.tables import EVENT, METRIC, PROFILE, named
 from isthmus.model.work import Chunk, Run, RunKind, Scope, Selection, Sync
 from isthmus.runs.attempt import Done, Keep, Still
 from isthmus.store.changes import Changes
 from isthmus.store.lake import Lake
-from isthmus.warehouses.protocol import Config, Warehouse
+from isthmus.warehouses.protocol import Config, Warehouse, knock
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Delivery:
     config: Config
     now: Callable[[], datetime]
     lanes: int = 1
+    leaves_easily: ClassVar[bool] = True
 
     def plan(self, run: Run, keep: Keep) -> Run:
         """A plan over what changed since the watermark. It has no chunks if that is nothing; then the warehouse was not
@@ -50,6 +52,9 @@ class Delivery:
     def outcome(self, run: Run) -> dict[str, object]:
         """The ledger has it all: rows and bytes of each chunk."""
         return {}
+
+    def knock(self) -> WarehouseError | None:
+        return knock(self.config)
 
     @contextmanager
     def open(self, run: Run) -> Iterator[Callable[[Chunk, Still], Done]]:

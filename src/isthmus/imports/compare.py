@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -29,7 +29,7 @@ from isthmus.imports.relation import (
     yields_to_older,
 )
 from isthmus.ledger.database import Ledger
-from isthmus.model.errors import InvalidInput
+from isthmus.model.errors import InvalidInput, WarehouseError
 from isthmus.model.intake import Counts, IncomingColumn
 from isthmus.model.mapping import bind
 from isthmus.model.work import Chunk, Intake, Run, Sync
@@ -37,7 +37,7 @@ from isthmus.runs.attempt import Done, Keep, Still
 from isthmus.store.known import Known, Reading, how_many
 from isthmus.store.lake import Lake, Write
 from isthmus.store.landing import Landing, Progress, keep_progress, progress
-from isthmus.warehouses.protocol import Config, Relation, Warehouse
+from isthmus.warehouses.protocol import Config, Relation, Warehouse, knock
 
 GUARD_ROWS = 100
 """So many rows may be gone whatever part of them all that is."""
@@ -82,6 +82,7 @@ class Comparison:
     config: Config
     now: Callable[[], datetime]
     phone_region: str | None = None
+    leaves_easily: ClassVar[bool] = False  # it would read from the first row again
 
     def plan(self, run: Run, keep: Keep) -> Run:
         """Chunks of all rows; one at least while rows are known, for they may all be gone."""
@@ -115,6 +116,9 @@ class Comparison:
         counts = reached.counts if reached else Counts()
         require_some(counts, sync)
         return counts.as_dict() | asdict(State.of(reached).found)
+
+    def knock(self) -> WarehouseError | None:
+        return knock(self.config)
 
     @contextmanager
     def open(self, run: Run) -> Iterator[Callable[[Chunk, Still], Done]]:

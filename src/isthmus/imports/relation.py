@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,7 +30,7 @@ from isthmus.model.work import Chunk, Intake, Run, RunKind, Sync, SyncState
 from isthmus.runs.attempt import Done, Keep, Still
 from isthmus.store.lake import Lake
 from isthmus.store.landing import Landing, Progress, progress
-from isthmus.warehouses.protocol import Config, Relation, Warehouse, Window
+from isthmus.warehouses.protocol import Config, Relation, Warehouse, Window, knock
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Arrival:
     config: Config
     now: Callable[[], datetime]
     phone_region: str | None = None
+    leaves_easily: ClassVar[bool] = True
     _looked: dict[str, tuple[Cursor, Look]] = field(default_factory=dict, repr=False, compare=False)
     """What planning a run has seen: who carries it out at once need not ask the warehouse again."""
 
@@ -79,6 +80,9 @@ class Arrival:
         counts = reached.counts if reached else Counts()
         require_some(counts, sync)
         return counts.as_dict()
+
+    def knock(self) -> WarehouseError | None:
+        return knock(self.config)
 
     @contextmanager
     def open(self, run: Run) -> Iterator[Callable[[Chunk, Still], Done]]:

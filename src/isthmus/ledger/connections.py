@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from isthmus.ledger.database import Change, Tx, new_id
 from isthmus.ledger.names import unknown
 from isthmus.ledger.schema import connections
 from isthmus.model.errors import InvalidInput
-from isthmus.model.work import ConnectionState
+from isthmus.model.work import ConnectionState, Finding
 from isthmus.secrets import Seal, Secret
 
 
@@ -22,7 +22,11 @@ from isthmus.secrets import Seal, Secret
 class StoredConnection:
     """A connection without meaning: only its connector knows what `fields` and the unsealed `sealed` make up.
 
-    `concurrency` is how many chunks are loaded there at once (None: what its kind says).
+    `concurrency` is how many chunks are loaded there at once (None: what its kind says). `state` is what was last found
+    out, `since` when, `finding` why it is unable. `checked_at` is when its checks were last asked, `nightly` says if
+    that is repeated at night, `nightly_at` when it last was. `version` rises with every change of the way in.
+
+    `next_try_at`: while it is unable and nobody gets in, its syncs wait until then; one of them tries, no more.
     """
 
     connection_id: str
@@ -32,7 +36,20 @@ class StoredConnection:
     sealed: dict[str, str]
     state: ConnectionState
     checked_at: datetime | None
+    created_at: datetime
     concurrency: int | None = None
+    version: int = 1
+    since: datetime | None = None
+    finding: Finding | None = None
+    next_try_at: datetime | None = None
+    tries: int = 0
+    nightly: bool = True
+    nightly_at: datetime | None = None
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether nobody gets in, as far as was found out: not only that a right is missing inside."""
+        return self.state is ConnectionState.UNABLE and self.next_try_at is not None
 
     def unsealed(self, seal: Seal) -> dict[str, Secret]:
         """The secret fields. Raises InvalidInput if they were sealed with another key."""
@@ -50,8 +67,12 @@ def put(
     at: datetime,
     incidental: Collection[str] = (),
     concurrency: int | None = None,
+    nightly: bool = True,
 ) -> tuple[StoredConnection, Change]:
-    """Add the connection `name`, or replace what is known of it; a removed or unable one becomes Enabled.
+    """Add the connection `name`, or replace what is known of it.
+
+    A removed one becomes Enabled, and so does an unable one if anything about the way in is new: what was found out
+    was about the old one. (If nothing is, it stays unable: saying the same again opens no door.)
 
     A changed kind or plain field means another place: the syncs of the connection restart, for nothing says that what
     was delivered is there too. `incidental` names the fields of which this is not so, such as a user name. Secrets
@@ -71,25 +92,21 @@ def put(
                 created_at=at,
                 updated_at=at,
                 concurrency=concurrency,
+                nightly=nightly,
             )
         )
         return by_id(tx, connection_id), Change.CREATED
     moved = was.kind != kind or _place(was.fields, incidental) != _place(fields, incidental)
-    same = was.kind == kind and was.fields == dict(fields) and was.concurrency == concurrency
-    if same and _same_secrets(was, secrets, seal) and was.state == ConnectionState.ENABLED:
+    gone = was.state is ConnectionState.DISABLED
+    new_way = gone or was.kind != kind or was.fields != dict(fields) or not _same_secrets(was, secrets, seal)
+    if not new_way and (was.concurrency, was.nightly) == (concurrency, nightly):
         return was, Change.UNCHANGED
-    tx.execute(
-        update(connections)
-        .where(connections.c.connection_id == was.connection_id)
-        .values(
-            kind=kind,
-            fields=dict(fields),
-            sealed=_sealed(secrets, seal),
-            state=ConnectionState.ENABLED,
-            updated_at=at,
-            concurrency=concurrency,
-        )
-    )
+    values: dict[str, Any] = {"updated_at": at, "concurrency": concurrency, "nightly": nightly}
+    if new_way:
+        values |= {"kind": kind, "fields": dict(fields), "sealed": _sealed(secrets, seal), "version": was.version + 1}
+        if was.state is not ConnectionState.ENABLED:
+            values |= {"state": ConnectionState.ENABLED, "state_since": at, **_ABLE}
+    tx.execute(update(connections).where(connections.c.connection_id == was.connection_id).values(**values))
     restarted = moved and [syncs.restart(tx, sync.sync_id, at=at) for sync in syncs.of(tx, was.connection_id)]
     return by_id(tx, was.connection_id), Change.RESTARTED if restarted else Change.CHANGED
 
@@ -121,14 +138,60 @@ def in_use(tx: Tx) -> list[tuple[str, int | None]]:
     return [(row.kind, row.concurrency) for row in tx.execute(query.distinct())]
 
 
-def set_state(tx: Tx, connection_id: str, state: ConnectionState, *, at: datetime) -> StoredConnection:
-    """Say how a connection fares after a check at `at`. A removed connection stays Disabled."""
-    tx.execute(
-        update(connections)
-        .where(connections.c.connection_id == connection_id, connections.c.state != ConnectionState.DISABLED)
-        .values(state=state, checked_at=at, updated_at=at)
-    )
+def held(tx: Tx, connection_id: str) -> StoredConnection:
+    """The connection, held against others until the transaction ends. Before its syncs and their runs: everyone takes
+    them in this order."""
+    found = _one(tx, connections.c.connection_id == connection_id, lock=True)
+    assert found is not None
+    return found
+
+
+def set_able(tx: Tx, connection_id: str, *, at: datetime) -> StoredConnection:
+    """It was found at `at` that a connection can do its work. A removed one stays Disabled."""
+    was = held(tx, connection_id)
+    if was.state is ConnectionState.UNABLE:
+        values = {"state": ConnectionState.ENABLED, "state_since": at, "updated_at": at, **_ABLE}
+        tx.execute(update(connections).where(connections.c.connection_id == connection_id).values(**values))
     return by_id(tx, connection_id)
+
+
+def set_unable(
+    tx: Tx, connection_id: str, finding: Finding, *, next_try_at: datetime | None = None
+) -> StoredConnection:
+    """It was found that a connection cannot do its work, and why. A removed one stays Disabled.
+
+    With `next_try_at` nobody gets in there: its syncs wait until then.
+    """
+    was = held(tx, connection_id)
+    if was.state is ConnectionState.DISABLED:
+        return was
+    values: dict[str, Any] = {"finding": {**asdict(finding), "at": finding.at.isoformat()}, "updated_at": finding.at}
+    values |= {"next_try_at": next_try_at, "tries": was.tries + 1 if next_try_at else 0}
+    if was.state is ConnectionState.ENABLED:
+        values |= {"state": ConnectionState.UNABLE, "state_since": finding.at}
+    tx.execute(update(connections).where(connections.c.connection_id == connection_id).values(**values))
+    return by_id(tx, connection_id)
+
+
+def set_next_try(tx: Tx, connection_id: str, next_try_at: datetime) -> None:
+    """Somebody tries a shut connection now; the next one may at that time."""
+    which = (connections.c.connection_id == connection_id, connections.c.next_try_at.is_not(None))
+    tx.execute(update(connections).where(*which).values(next_try_at=next_try_at))
+
+
+def set_checked(tx: Tx, connection_id: str, *, at: datetime) -> None:
+    """Its checks were asked."""
+    tx.execute(update(connections).where(connections.c.connection_id == connection_id).values(checked_at=at))
+
+
+def take_nightly(tx: Tx, connection: StoredConnection, *, at: datetime) -> bool:
+    """Take on to repeat the checks of a connection as it was read. False if somebody else was faster, or it was removed
+    or told not to be asked at night meanwhile."""
+    was = held(tx, connection.connection_id)
+    if was.nightly_at != connection.nightly_at or not was.nightly or was.state is ConnectionState.DISABLED:
+        return False
+    tx.execute(update(connections).where(connections.c.connection_id == was.connection_id).values(nightly_at=at))
+    return True
 
 
 def remove(tx: Tx, name: str, *, at: datetime) -> StoredConnection:
@@ -136,17 +199,27 @@ def remove(tx: Tx, name: str, *, at: datetime) -> StoredConnection:
 
     Removing twice changes nothing. `put` brings the connection back, and applying an export brings its sync back.
     """
-    found = named(tx, name)
+    found = held(tx, named(tx, name).connection_id)
     if found.state == ConnectionState.DISABLED:
         return found
     tx.execute(
         update(connections)
         .where(connections.c.connection_id == found.connection_id)
-        .values(state=ConnectionState.DISABLED, sealed={}, updated_at=at)
+        .values(
+            state=ConnectionState.DISABLED,
+            state_since=at,
+            sealed={},
+            updated_at=at,
+            version=found.version + 1,
+            **_ABLE,
+        )
     )
     for sync in syncs.of(tx, found.connection_id):
         syncs.disable(tx, sync.sync_id, at=at)
     return by_id(tx, found.connection_id)
+
+
+_ABLE = {"finding": None, "next_try_at": None, "tries": 0}
 
 
 def _one(tx: Tx, condition: Any, *, lock: bool = False) -> StoredConnection | None:
@@ -164,8 +237,20 @@ def _value(row: Row[Any]) -> StoredConnection:
         sealed=row.sealed,
         state=ConnectionState(row.state),
         checked_at=row.checked_at,
+        created_at=row.created_at,
         concurrency=row.concurrency,
+        version=row.version,
+        since=row.state_since or row.created_at,
+        finding=_finding(row.finding),
+        next_try_at=row.next_try_at,
+        tries=row.tries,
+        nightly=row.nightly,
+        nightly_at=row.nightly_at,
     )
+
+
+def _finding(kept: dict[str, Any] | None) -> Finding | None:
+    return None if kept is None else Finding(**{**kept, "at": datetime.fromisoformat(kept["at"])})
 
 
 def _place(fields: Mapping[str, Any], incidental: Collection[str]) -> dict[str, Any]:

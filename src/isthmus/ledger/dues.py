@@ -9,23 +9,37 @@ from sqlalchemy import or_, select, update
 
 from isthmus.ledger import lanes, runs, syncs
 from isthmus.ledger.database import Tx
+from isthmus.ledger.schema import connections
 from isthmus.ledger.schema import syncs as table
 from isthmus.model.errors import InvalidInput
 from isthmus.model.work import Attempt, Run, RunState, Sync, SyncState
 
 
 def due(tx: Tx, now: datetime) -> list[Sync]:
-    """Enabled syncs with a schedule whose next run is due, or for which that is not known yet."""
-    ids = tx.scalars(
-        select(table.c.sync_id)
+    """Enabled syncs with a schedule whose next run is due, or for which that is not known yet.
+
+    At a connection that is shut they wait: none before its next try, and then just the one that waits for longest.
+    """
+    rows = tx.execute(
+        select(table.c.sync_id, table.c.connection_id, connections.c.next_try_at)
+        .join_from(table, connections)
         .where(
             table.c.state == SyncState.ENABLED,
             table.c.schedule != "manual",
             or_(table.c.next_due.is_(None), table.c.next_due <= now),
+            or_(connections.c.next_try_at.is_(None), connections.c.next_try_at <= now),
         )
-        .order_by(table.c.next_due)
+        .order_by(table.c.next_due.is_not(None), table.c.next_due, table.c.sync_id)
     ).all()
-    return [syncs.by_id(tx, sync_id) for sync_id in ids]
+    tried: set[str] = set()
+    found = []
+    for row in rows:
+        if row.next_try_at is not None:
+            if row.connection_id in tried:
+                continue
+            tried.add(row.connection_id)
+        found.append(syncs.by_id(tx, row.sync_id))
+    return found
 
 
 def set_due(tx: Tx, sync_id: str, next_due: datetime | None) -> None:

@@ -26,6 +26,7 @@ def keep(tx: Tx, run_id: str, error: RunError) -> None:
             hint=error.hint,
             retryable=error.retryable,
             attempt=error.attempt,
+            blame=error.blame or None,
         )
     )
 
@@ -36,7 +37,17 @@ def of(tx: Tx, run_ids: Iterable[str]) -> dict[str, tuple[RunError, ...]]:
     query = select(run_errors).where(run_errors.c.run_id.in_(list(run_ids))).order_by(run_errors.c.error_id)
     for row in tx.execute(query):
         found[row.run_id] += (
-            RunError(row.summary, row.code, row.vendor, row.hint, row.retryable, row.at, row.chunk, row.attempt),
+            RunError(
+                row.summary,
+                row.code,
+                row.vendor,
+                row.hint,
+                row.retryable,
+                row.at,
+                row.chunk,
+                row.attempt,
+                row.blame or "",
+            ),
         )
     return dict(found)
 

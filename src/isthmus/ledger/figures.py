@@ -14,8 +14,8 @@ from sqlalchemy import ColumnElement, Select, bindparam, func, select, union_all
 
 from isthmus.ledger import workers
 from isthmus.ledger.database import Tx
-from isthmus.ledger.schema import chunks, incidents, lanes, runs, syncs
-from isthmus.model.work import ACTIVE, LaneState, RunState, SyncState
+from isthmus.ledger.schema import chunks, connections, incidents, lanes, runs, syncs
+from isthmus.model.work import ACTIVE, ConnectionState, LaneState, RunState, SyncState
 
 DAY = timedelta(hours=24)
 
@@ -42,10 +42,20 @@ class SyncFigures:
 
 
 @dataclass(frozen=True)
+class ConnectionFigures:
+    """One connection, and when its checks were last asked (None: never)."""
+
+    name: str
+    state: ConnectionState
+    checked_at: datetime | None
+
+
+@dataclass(frozen=True)
 class Figures:
     """Everything, at the moment `at`. `workers` counts by role those that were seen after the moment asked for."""
 
     at: datetime
+    connections: tuple[ConnectionFigures, ...]
     syncs: tuple[SyncFigures, ...]
     lanes: Mapping[LaneState, int]
     workers: Mapping[str, int]
@@ -81,6 +91,10 @@ def read(tx: Tx, *, at: datetime, seen_after: datetime) -> Figures:
             present[worker.role] = present.get(worker.role, 0) + 1
     return Figures(
         at=at,
+        connections=tuple(
+            ConnectionFigures(row.name, ConnectionState(row.state), row.checked_at)
+            for row in tx.execute(select(connections).order_by(connections.c.name))
+        ),
         syncs=tuple(found),
         lanes={LaneState(row.state): row.lanes for row in tx.execute(lanes_at_work())},
         workers=present,

@@ -1,7 +1,7 @@
-"""Incidents: what a person has to know about a sync, from when until when, and who has been told.
+"""Incidents: what a person has to know about a sync or a connection, from when until when, and who has been told.
 
-Of one sync and kind there is at most one open incident, whoever looks and however often: a partial unique index. What
-each channel has been told is kept in `told`, by the name of the channel:
+Of one sync or connection and kind there is at most one open incident, whoever looks and however often: a partial unique
+index. What each channel has been told is kept in `told`, by the name of the channel:
 
     {"webhook": {"opened": <when told>},
      "email": {"tries": 2, "retry_at": <when>, "error": "the mail server does not answer", "claimed_until": <when>}}
@@ -17,13 +17,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Column, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from isthmus.ledger import syncs as of_syncs
 from isthmus.ledger.database import Tx, new_id
 from isthmus.ledger.runs import DELIVERING
-from isthmus.ledger.schema import incidents, runs, syncs
+from isthmus.ledger.schema import connections, incidents, runs, syncs
 from isthmus.model.work import RunKind, RunState, Sync
 
 Details = dict[str, Any]
@@ -33,6 +33,12 @@ Details = dict[str, Any]
 class IncidentKind(StrEnum):
     FAILURE = "failure"  # a run of the sync needs a person, or the sync paused itself
     SILENCE = "silence"  # its data is further behind than its limit, whatever the reason
+    UNABLE = "unable"  # nobody gets in at a connection: its syncs wait
+    DRIFT = "drift"  # a check of a connection that was a yes is a no, or warns
+
+
+OF_CONNECTIONS = (IncidentKind.UNABLE, IncidentKind.DRIFT)
+"""The kinds that are about a connection; the others are about a sync."""
 
 
 class News(StrEnum):
@@ -44,15 +50,16 @@ class News(StrEnum):
 
 @dataclass(frozen=True)
 class Incident:
-    """Something about a sync that a person has to know, until it clears by itself.
+    """Something about a sync, or a connection, that a person has to know, until it clears by itself.
 
     `told` is what each channel has been told (see the top of this file), `settled` that nothing is left to be told.
     `complete_up_to` is the freshness of its sync now.
     """
 
     incident_id: str
-    sync_id: str
-    sync_name: str
+    sync_id: str | None
+    sync_name: str | None
+    connection_name: str | None
     kind: IncidentKind
     summary: str
     details: Details
@@ -65,6 +72,11 @@ class Incident:
     @property
     def open(self) -> bool:
         return self.cleared_at is None
+
+    @property
+    def about(self) -> str:
+        """The name of the sync or connection."""
+        return self.sync_name or self.connection_name or ""
 
     @property
     def hint(self) -> str:
@@ -102,16 +114,17 @@ class Standing:
     incidents: Mapping[IncidentKind, Incident]
 
 
-def open_(tx: Tx, sync_id: str, kind: IncidentKind, summary: str, details: Details, at: datetime) -> bool:
-    """Open an incident. False, and nothing changed, if one of that sync and kind is open already."""
-    if _open_id(tx, sync_id, kind) is not None:
+def open_(tx: Tx, about_id: str, kind: IncidentKind, summary: str, details: Details, at: datetime) -> bool:
+    """Open an incident of a sync or, as its kind says, of a connection. False, and nothing changed, if one of that kind
+    is open there already."""
+    if _open_id(tx, about_id, kind) is not None:
         return False
     try:
         with tx.begin_nested():
             tx.execute(
                 insert(incidents).values(
                     incident_id=new_id("incident"),
-                    sync_id=sync_id,
+                    **{_about(kind).name: about_id},
                     kind=kind,
                     summary=summary,
                     details=details,
@@ -121,17 +134,30 @@ def open_(tx: Tx, sync_id: str, kind: IncidentKind, summary: str, details: Detai
                 )
             )
     except IntegrityError:
-        if _open_id(tx, sync_id, kind) is None:
+        if _open_id(tx, about_id, kind) is None:
             raise
         return False  # another process was first
     return True
 
 
-def clear(tx: Tx, sync_id: str, kind: IncidentKind, at: datetime) -> bool:
-    """Clear the open incident of that sync and kind. False if there is none. If nobody is to be told, it is settled."""
+def amend(tx: Tx, about_id: str, kind: IncidentKind, summary: str, details: Details) -> None:
+    """Say more of the open incident of that kind. Nobody is told again."""
+    incident_id = _open_id(tx, about_id, kind)
+    if incident_id is not None:
+        _update(tx, incident_id, summary=summary, details=details)
+
+
+def of_connection(tx: Tx, connection_id: str) -> dict[IncidentKind, Incident]:
+    """The open incidents of a connection."""
+    query = _QUERY.where(incidents.c.connection_id == connection_id, incidents.c.cleared_at.is_(None))
+    return {found.kind: found for found in map(_value, tx.execute(query))}
+
+
+def clear(tx: Tx, about_id: str, kind: IncidentKind, at: datetime) -> bool:
+    """Clear the open incident of that kind. False if there is none. If nobody is to be told, it is settled."""
     row = tx.execute(
         select(incidents.c.incident_id, incidents.c.told)
-        .where(incidents.c.sync_id == sync_id, incidents.c.kind == kind, incidents.c.cleared_at.is_(None))
+        .where(_about(kind) == about_id, incidents.c.kind == kind, incidents.c.cleared_at.is_(None))
         .with_for_update()
     ).one_or_none()
     if row is None:
@@ -219,7 +245,8 @@ def standings(tx: Tx) -> list[Standing]:
     }
     now_open: dict[str, dict[IncidentKind, Incident]] = {}
     for incident in newest(tx, open_only=True):
-        now_open.setdefault(incident.sync_id, {})[incident.kind] = incident
+        if incident.sync_id is not None:
+            now_open.setdefault(incident.sync_id, {})[incident.kind] = incident
     return [Standing(s, last.get(s.sync_id), now_open.get(s.sync_id, {})) for s in of_syncs.every(tx)]
 
 
@@ -259,13 +286,24 @@ def waiting_since(tx: Tx, sync: Sync) -> datetime:
     return max(sync.created_at, begun or sync.created_at)
 
 
-_QUERY = select(incidents, syncs.c.name.label("sync_name"), syncs.c.fresh_at.label("complete_up_to")).join_from(
-    incidents, syncs
+_QUERY = (
+    select(
+        incidents,
+        syncs.c.name.label("sync_name"),
+        syncs.c.fresh_at.label("complete_up_to"),
+        connections.c.name.label("connection_name"),
+    )
+    .join_from(incidents, syncs, incidents.c.sync_id == syncs.c.sync_id, isouter=True)
+    .join(connections, incidents.c.connection_id == connections.c.connection_id, isouter=True)
 )
 
 
-def _open_id(tx: Tx, sync_id: str, kind: IncidentKind) -> str | None:
-    query = select(incidents.c.incident_id).where(incidents.c.sync_id == sync_id, incidents.c.kind == kind)
+def _about(kind: IncidentKind) -> Column[Any]:
+    return incidents.c.connection_id if kind in OF_CONNECTIONS else incidents.c.sync_id
+
+
+def _open_id(tx: Tx, about_id: str, kind: IncidentKind) -> str | None:
+    query = select(incidents.c.incident_id).where(_about(kind) == about_id, incidents.c.kind == kind)
     return tx.scalar(query.where(incidents.c.cleared_at.is_(None)))
 
 
@@ -289,6 +327,7 @@ def _value(row: Row[Any]) -> Incident:
         incident_id=row.incident_id,
         sync_id=row.sync_id,
         sync_name=row.sync_name,
+        connection_name=row.connection_name,
         kind=IncidentKind(row.kind),
         summary=row.summary,
         details=row.details,

@@ -87,12 +87,25 @@ def pass_on(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Attemp
         return None
     busy = tx.execute(select(lanes.c.run_id, lanes.c.worker_id).where(_BUSY)).all()
     of_run = [row.worker_id for row in busy if row.run_id == attempt.run_id]
-    load = {w.worker_id: sum(row.worker_id == w.worker_id for row in busy) for w in workers.every(tx) if w.takes_runs}
+    load = _load(tx)
     share = -(-len(of_run) // max(1, len(load)))
     mine = load.get(worker_id, 0)
     if of_run.count(worker_id) < share or all(other >= mine for other in load.values()):
         return None
     return _queue_again(tx, lane, due_at=lane.due_at)
+
+
+def _load(tx: Tx) -> dict[str, int]:
+    """How many lanes each worker is at, of those that take up runs."""
+    at = list(tx.scalars(select(lanes.c.worker_id).where(_BUSY)))
+    return {w.worker_id: at.count(w.worker_id) for w in workers.every(tx) if w.takes_runs}
+
+
+def has_less_to_do(tx: Tx, worker_id: str) -> bool:
+    """Whether another worker is at clearly fewer lanes than this one."""
+    load = _load(tx)
+    mine = load.pop(worker_id, 0)
+    return any(other < mine - 1 for other in load.values())
 
 
 def is_held(tx: Tx, attempt: Attempt, worker_id: str) -> bool:
@@ -134,6 +147,16 @@ def wake(tx: Tx, attempt: Attempt, *, at: datetime) -> list[Attempt]:
     return [_queue_again(tx, row, due_at=at) for row in found if row.lane in left]
 
 
+def put_back(tx: Tx, attempt: Attempt, *, at: datetime) -> Attempt | None:
+    """Queue a lane anew that was taken out of its queue and not begun: the attempt that is queued instead. None if it
+    is not as it was."""
+    runs.held(tx, attempt.run_id)
+    lane = _one(tx, attempt)
+    if lane is None or lane.attempt != attempt.number or lane.state != LaneState.QUEUED:
+        return None
+    return _queue_again(tx, lane, due_at=lane.due_at or at)
+
+
 def hand_over(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Attempt | None:
     """Give a lane back between two chunks, for another worker: the attempt that is queued instead. None if the lane is
     somebody else's by now, or the run is not to go on."""
@@ -151,10 +174,11 @@ def hand_over(tx: Tx, attempt: Attempt, worker_id: str, *, at: datetime) -> Atte
 
 
 def fail(
-    tx: Tx, attempt: Attempt, worker_id: str, error: RunError, *, retry_at: datetime | None, limit: int
+    tx: Tx, attempt: Attempt, worker_id: str, error: RunError, *, retry_at: datetime | None, limit: int | None
 ) -> Attempt | None:
     """Keep what went wrong at a lane. With `retry_at` the run is retrying and the next attempt queued for then (it is
-    the answer); without, it failed, and its sync pauses itself at the `limit`-th failure in a row.
+    the answer); without, it failed, and its sync pauses itself at the `limit`-th failure in a row. None: this failure
+    does not count, for it is not the sync's.
 
     A run that a person paused or ended meanwhile stays as it is, and so does one whose lane is somebody else's by now.
     """
@@ -171,7 +195,8 @@ def fail(
     runs.fail(tx, attempt.run_id, error, state=RunState.FAILED if retry_at is None else RunState.RETRYING)
     if retry_at is None:
         _idle(tx, attempt.run_id)
-        failures.failed(tx, sync.sync_id, because=error.summary, limit=limit, at=error.at)
+        if limit is not None:
+            failures.failed(tx, sync.sync_id, because=error.summary, limit=limit, at=error.at)
         return None
     tx.execute(
         update(runs_table)

@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from isthmus.model.work import ACTIVE
 
-HEAD = "0003"
+HEAD = "0004"
 VERSION_TABLE = "ledger_version"
 
 
@@ -77,6 +77,13 @@ connections = Table(
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     Column("concurrency", Integer),  # NULL: what its kind says
+    Column("version", Integer, nullable=False, server_default="1"),  # rises with every change of a field or a secret
+    Column("state_since", Instant),  # NULL: ever since it was made
+    Column("finding", JSON(none_as_null=True)),  # why it is unable; NULL: it is not
+    Column("next_try_at", Instant),  # unable, and nothing at all can be done there: not before then
+    Column("tries", Integer, nullable=False, server_default="0"),  # in vain, since it was last able
+    Column("nightly", Boolean, nullable=False, server_default=true()),  # whether its checks are repeated at night
+    Column("nightly_at", Instant),  # when somebody last began to repeat them
 )
 
 checks = Table(
@@ -86,6 +93,7 @@ checks = Table(
     Column("connection_id", ForeignKey(connections.c.connection_id), nullable=False, index=True),
     Column("at", Instant, nullable=False),
     Column("answers", JSON, nullable=False),
+    Column("asked", String, nullable=False, server_default="person"),  # by whom: "person" | "nightly"
 )
 
 syncs = Table(
@@ -195,19 +203,28 @@ incidents = Table(
     "incidents",
     metadata,
     Column("incident_id", String, primary_key=True),
-    Column("sync_id", ForeignKey(syncs.c.sync_id), nullable=False),
-    Column("kind", String, nullable=False),  # "failure" | "silence"
+    Column("sync_id", ForeignKey(syncs.c.sync_id)),  # NULL: it is about a connection
+    Column("kind", String, nullable=False),  # "failure" | "silence" | "unable" | "drift"
     Column("summary", String, nullable=False),
     Column("details", JSON, nullable=False),
     Column("opened_at", Instant, nullable=False),
     Column("cleared_at", Instant),
     Column("told", JSON, nullable=False),  # by channel: which of "opened" and "cleared" has been told
     Column("settled", Boolean, nullable=False),  # nothing is left to be told
+    Column("connection_id", ForeignKey(connections.c.connection_id)),  # NULL: it is about a sync
 )
 _open = text("cleared_at IS NULL")
 Index(
     "one_open_incident",
     incidents.c.sync_id,
+    incidents.c.kind,
+    unique=True,
+    sqlite_where=_open,
+    postgresql_where=_open,
+)
+Index(
+    "one_open_incident_of_a_connection",
+    incidents.c.connection_id,
     incidents.c.kind,
     unique=True,
     sqlite_where=_open,
@@ -228,5 +245,6 @@ run_errors = Table(
     Column("hint", String, nullable=False),
     Column("retryable", Boolean, nullable=False),
     Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("blame", String),  # "door" | "grant": of the connection; NULL: of none
 )
 Index("run_errors_by_at", run_errors.c.at)

@@ -19,3 +19,9 @@ class Check:
     hint: str = ""
     statement: str = ""
     warns: bool = False
+
+    def is_worse_than(self, before: Check) -> bool:
+        """Whether a yes has become a no, or begins to warn."""
+        if not self.passed:
+            return before.passed
+        return self.warns and before.passed and not before.warns

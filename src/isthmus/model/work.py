@@ -66,9 +66,33 @@ class SyncState(StrEnum):
 
 
 class ConnectionState(StrEnum):
+    """What was last found out about a connection, by its checks or by a run."""
+
     ENABLED = "enabled"
-    UNABLE = "unable to connect"
-    DISABLED = "disabled"
+    UNABLE = "unable to connect"  # nobody gets in, or a right is missing: the finding says which
+    DISABLED = "disabled"  # removed by a person; its history is kept
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a connection is unable, and when that was found out. Never holds a secret.
+
+    Found by a check (then there is a `question`) or by a run of the sync `sync`. `statement` is the one that gives a
+    missing right, where that is known.
+    """
+
+    summary: str
+    at: datetime
+    code: str = ""
+    vendor: str = ""
+    hint: str = ""
+    statement: str = ""
+    question: str = ""
+    sync: str = ""
+    run_id: str = ""
+
+
+Blame = Literal["", "door", "grant"]
 
 
 @dataclass(frozen=True)
@@ -181,7 +205,11 @@ class Sync:
 
 @dataclass(frozen=True)
 class RunError:
-    """One thing that went wrong in a run, as kept for the error log. Never holds a secret."""
+    """One thing that went wrong in a run, as kept for the error log. Never holds a secret.
+
+    `blame` says whether its connection is why the run failed: nobody gets in there ("door"), or what the run needs was
+    refused inside ("grant").
+    """
 
     summary: str
     code: str
@@ -191,6 +219,7 @@ class RunError:
     at: datetime
     chunk: str = ""
     attempt: int = 0
+    blame: Blame = ""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,23 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from isthmus.ledger import dues, lanes, runs
+from isthmus.ledger import connections, doors, dues, errors, lanes, runs
+from isthmus.ledger.connections import StoredConnection
 from isthmus.ledger.database import Ledger, Tx
-from isthmus.model.errors import InvalidInput, IsthmusError, RunStopped, StoreFull, StoreMissing, SyncBusy
-from isthmus.model.work import GOING, Attempt, Chunk, Run, RunError, RunState
+from isthmus.model.errors import (
+    Busy,
+    Denied,
+    InvalidInput,
+    IsthmusError,
+    Missing,
+    RunStopped,
+    StoreFull,
+    StoreMissing,
+    SyncBusy,
+    Unreachable,
+    WarehouseError,
+)
+from isthmus.model.work import GOING, Attempt, Blame, Chunk, ConnectionState, Finding, Run, RunError, RunState
 from isthmus.runs import retry
 
 Report = Callable[[Run, int], None]
@@ -41,7 +54,11 @@ Still = Callable[[], None]
 
 
 class Work(Protocol):
-    """What runs of one direction do."""
+    """What runs of one direction do. `leaves_easily`: between two chunks it can be left, and another attempt goes on
+    behind them at little cost."""
+
+    @property
+    def leaves_easily(self) -> bool: ...
 
     def plan(self, run: Run, keep: Keep) -> Run:
         """Find out what the run has to do and `keep` it, in one transaction with whatever else that fixes."""
@@ -59,12 +76,17 @@ class Work(Protocol):
         """What does one chunk after the other."""
         ...
 
+    def knock(self) -> IsthmusError | None:
+        """Sign in to the warehouse and leave again: what kept us out, or None."""
+        ...
+
 
 @dataclass(frozen=True)
 class Hands:
     """Who carries out: a worker, or a command. `enqueue` tells the engine of an attempt, in the given transaction;
     `stopping` says that the process is to end and its lanes to be handed over. `alone`: for this run there is nobody
-    else, so that more lanes than one would be in vain."""
+    else, so that more lanes than one would be in vain. `is_wanted_elsewhere` says that a run of another
+    connection waits for its place at this worker."""
 
     worker_id: str
     now: Callable[[], datetime]
@@ -72,6 +94,7 @@ class Hands:
     stopping: Callable[[], bool] = lambda: False
     report: Report = lambda run, done: None
     alone: bool = False
+    is_wanted_elsewhere: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -83,16 +106,56 @@ class Ended:
     stale: bool = False  # the run was cancelled because its chunks cannot be made again: a new one will do
 
 
-def carry_out(ledger: Ledger, work: Work, attempt: Attempt, hands: Hands, *, begun: Run | None = None) -> Ended:
+def carry_out(
+    ledger: Ledger, make: Callable[[], Work], attempt: Attempt, hands: Hands, *, begun: Run | None = None
+) -> Ended:
     """Carry out one attempt at one lane. What goes wrong is kept in the run's error log and becomes its state.
 
-    `begun` is the run if its lane is going at these hands already. Raises only what keeps the ledger from being told.
+    `make` gives the work, with the connection's fields and secrets as they are now; it is asked again when they have
+    changed, so that a run goes on with the new ones. `begun` is the run if its lane is going at these hands already.
+    Raises only what keeps the ledger from being told.
     """
     run = begun or _begin(ledger, attempt, hands)
     if run is None:
         return Ended(None)
-    at = "planning"
-    try:
+    while True:
+        tried = _Tried(ledger, make, attempt, hands)
+        try:
+            ended = tried.go(run)
+        except RunStopped as e:
+            with ledger.transaction() as tx:
+                lanes.let_go(tx, attempt, hands.worker_id, at=hands.now())
+                return Ended(runs.get(tx, attempt.run_id), e)
+        except Exception as caught:
+            ours = _ours(caught)
+            if not tried.is_outdated_by(ours):
+                return _fail(ledger, attempt, hands, ours, tried)
+            ended = None
+        if ended is not None:
+            return ended
+        # The way in is another one by now: once more, behind what is done.
+        with ledger.transaction() as tx:
+            run = runs.get(tx, attempt.run_id)
+            if run.state is not RunState.RUNNING:
+                lanes.let_go(tx, attempt, hands.worker_id, at=hands.now())
+                return Ended(run, _stopped(run, run.state))
+
+
+class _Tried:
+    """One try with one version of the connection: what it is at, for the error log."""
+
+    def __init__(self, ledger: Ledger, make: Callable[[], Work], attempt: Attempt, hands: Hands) -> None:
+        self._ledger, self._make, self._attempt, self._hands = ledger, make, attempt, hands
+        self.at = "opening"
+        self.work: Work | None = None
+        self.began_at = hands.now()
+        self.version = self._door().version  # before the work is made: what is newer is seen as new
+
+    def go(self, run: Run) -> Ended | None:
+        """How it ended; None if the connection was changed meanwhile, and is to be opened anew."""
+        ledger, attempt, hands = self._ledger, self._attempt, self._hands
+        work = self.work = self._make()
+        self.at = "planning"
         if not run.planned:
             run = work.plan(run, _keeper(attempt, hands))
         elif any(not c.done for c in run.chunks) and not work.can_go_on(run):
@@ -103,30 +166,24 @@ def carry_out(ledger: Ledger, work: Work, attempt: Attempt, hands: Hands, *, beg
         if todo and hands.stopping():
             return _hand_over(ledger, attempt, hands)
         if todo:
-            at = "opening"
+            self.at = "opening"
             with work.open(run) as do:
                 for chunk in todo:
-                    at = f"{chunk.table} {chunk.part} ({chunk.seqs_after}, {chunk.seqs_upto}]"
-                    begun_at = hands.now()
-                    result = do(chunk, lambda: _require_held(ledger, attempt, hands))
-                    with ledger.transaction() as tx:
-                        runs.finish_chunk(
-                            tx,
-                            run.run_id,
-                            chunk.number,
-                            rows=result.rows,
-                            size_bytes=result.size_bytes,
-                            begun_at=begun_at,
-                            at=hands.now(),
-                        )
-                        state = lanes.goes_on(tx, attempt, hands.worker_id)
-                    done += result.rows
+                    self.at = f"{chunk.table} {chunk.part} ({chunk.seqs_after}, {chunk.seqs_upto}]"
+                    state, door = self._do(run, chunk, do)
+                    done += state.rows
                     hands.report(run, done)
-                    if state is not RunState.RUNNING:
-                        raise _stopped(run, state)
-                    if hands.stopping() and chunk is not todo[-1]:
+                    if door.is_shut:
+                        self._entered(run, whole=False)
+                    if state.state is not RunState.RUNNING:
+                        raise _stopped(run, state.state)
+                    if chunk is todo[-1]:
+                        break
+                    if hands.stopping() or (work.leaves_easily and hands.is_wanted_elsewhere()):
                         return _hand_over(ledger, attempt, hands)
-        at = "closing"
+                    if door.version != self.version:
+                        return None
+        self.at = "closing"
         counts = work.outcome(run)
         with ledger.transaction() as tx:
             if counts:
@@ -134,13 +191,66 @@ def carry_out(ledger: Ledger, work: Work, attempt: Attempt, hands: Hands, *, beg
             present = lanes.settle(tx, attempt, hands.worker_id, at=hands.now()) or runs.get(tx, run.run_id)
         if present.state not in (RunState.COMPLETED, *GOING):
             raise _stopped(run, present.state)
+        if present.state is RunState.COMPLETED and self._door().state is ConnectionState.UNABLE:
+            self._entered(present, whole=True)
         return Ended(present)
-    except RunStopped as e:
+
+    def _do(self, run: Run, chunk: Chunk, do: Callable[[Chunk, Still], Done]) -> tuple[_Done, StoredConnection]:
+        ledger, attempt, hands = self._ledger, self._attempt, self._hands
+        begun_at = hands.now()
+        result = do(chunk, lambda: _require_held(ledger, attempt, hands))
         with ledger.transaction() as tx:
-            lanes.let_go(tx, attempt, hands.worker_id, at=hands.now())
-            return Ended(runs.get(tx, run.run_id), e)
-    except Exception as caught:
-        return _fail(ledger, attempt, hands, _ours(caught), at)
+            runs.finish_chunk(
+                tx,
+                run.run_id,
+                chunk.number,
+                rows=result.rows,
+                size_bytes=result.size_bytes,
+                begun_at=begun_at,
+                at=hands.now(),
+            )
+            state = lanes.goes_on(tx, attempt, hands.worker_id)
+            return _Done(result.rows, state), doors.of_run(tx, run.run_id)
+
+    def _entered(self, run: Run, *, whole: bool) -> None:
+        """In a transaction of its own: a connection is held before its syncs and runs."""
+        with self._ledger.transaction() as tx:
+            doors.worked(tx, run, whole=whole, at=self._hands.now())
+
+    def _door(self) -> StoredConnection:
+        with self._ledger.reading() as tx:
+            return doors.of_run(tx, self._attempt.run_id)
+
+    def is_outdated_by(self, e: IsthmusError) -> bool:
+        """Whether what went wrong went wrong with a version of the connection that is not the present one. Then it is
+        no failure, but it stands in the log."""
+        if not isinstance(e, WarehouseError | InvalidInput) or self._door().version == self.version:
+            return False
+        hint = "the connection was changed meanwhile: the run went on with what it is now"
+        number, now = self._attempt.number, self._hands.now()
+        with self._ledger.transaction() as tx:
+            errors.keep(
+                tx, self._attempt.run_id, RunError(e.summary, e.code, e.vendor, hint, True, now, self.at, number)
+            )
+        return True
+
+    def blame(self, e: IsthmusError, *, is_last: bool, is_shut: bool) -> tuple[Blame, IsthmusError]:
+        """Whether the connection is why the run fails, and the error that says so. Where that is not clear, and this
+        was the last try, it is found out by knocking."""
+        if self.work is None or isinstance(e, Unreachable) or (is_shut and isinstance(e, Denied)):
+            return "door", e
+        if is_last and isinstance(e, Denied | Missing | Busy):
+            said = self.work.knock()
+            # No answer to the knock just now says nothing about a right that was refused a moment ago.
+            if said is not None and (e.retryable or not said.retryable):
+                return "door", said
+        return ("grant" if isinstance(e, Denied) else ""), e
+
+
+@dataclass(frozen=True)
+class _Done:
+    rows: int
+    state: RunState | None
 
 
 def _begin(ledger: Ledger, attempt: Attempt, hands: Hands) -> Run | None:
@@ -182,7 +292,7 @@ def _hand_over(ledger: Ledger, attempt: Attempt, hands: Hands) -> Ended:
         if queued is not None:
             hands.enqueue(tx, queued, 0)
         run = runs.get(tx, attempt.run_id)
-    return Ended(run, RunStopped("this process is to end; another one goes on with the run"))
+    return Ended(run, RunStopped("the run was left between two chunks: this process ends, or others wait; it goes on"))
 
 
 def _give_up(ledger: Ledger, run: Run, attempt: Attempt, hands: Hands) -> Ended:
@@ -199,17 +309,39 @@ def _give_up(ledger: Ledger, run: Run, attempt: Attempt, hands: Hands) -> Ended:
     return Ended(cancelled, stale=True)
 
 
-def _fail(ledger: Ledger, attempt: Attempt, hands: Hands, e: IsthmusError, at: str) -> Ended:
-    now = hands.now()
-    error = RunError(e.summary, e.code, e.vendor, e.hint, e.retryable, now, at, attempt.number)
-    with ledger.transaction() as tx:
+def _fail(ledger: Ledger, attempt: Attempt, hands: Hands, e: IsthmusError, tried: _Tried) -> Ended:
+    with ledger.reading() as tx:
         tries = runs.get(tx, attempt.run_id).tries + 1
-        delay_s = retry.delay_s(tries, random.random())
-        again = now + timedelta(seconds=delay_s) if e.retryable and tries < retry.MAX_TRIES else None
-        queued = lanes.fail(tx, attempt, hands.worker_id, error, retry_at=again, limit=retry.MAX_FAILURES)
+        shut = doors.of_run(tx, attempt.run_id).is_shut
+    # Where nobody gets in, one try from time to time is enough: see `retry.door_delay_s`.
+    is_last = not e.retryable or tries >= retry.MAX_TRIES or (shut and isinstance(e, Unreachable))
+    blame, said = tried.blame(e, is_last=is_last, is_shut=shut)
+    now = hands.now()
+    error = RunError(e.summary, e.code, e.vendor, e.hint, e.retryable, now, tried.at, attempt.number, blame)
+    delay_s = retry.delay_s(tries, random.random())
+    again = None if is_last else now + timedelta(seconds=delay_s)
+    limit = None if blame == "door" else retry.MAX_FAILURES
+    with ledger.transaction() as tx:
+        door = connections.held(tx, doors.of_run(tx, attempt.run_id).connection_id) if is_last and blame else None
+        if door is not None and door.version != tried.version:  # the next one has a chance
+            door, again, delay_s = None, now, 0.0
+        is_ours = lanes.is_held(tx, attempt, hands.worker_id)
+        queued = lanes.fail(tx, attempt, hands.worker_id, error, retry_at=again, limit=limit)
         if queued is not None:
             hands.enqueue(tx, queued, delay_s)
-        return Ended(runs.get(tx, attempt.run_id), e)
+        run = runs.get(tx, attempt.run_id)
+        if door is not None and is_ours and blame == "door":
+            dues.set_due(tx, run.sync_id, None)  # as soon as one gets in
+            if door.is_shut and door.since is not None and tried.began_at < door.since:
+                door = None  # it had begun when that was not known yet: it is no further try
+        if door is not None and is_ours:
+            finding = Finding(
+                said.summary, now, said.code, said.vendor, said.hint, sync=run.sync_name, run_id=run.run_id
+            )
+            next_try_s = retry.door_delay_s(door.tries + 1, random.random())
+            next_try_at = now + timedelta(seconds=next_try_s) if blame == "door" else None
+            connections.set_unable(tx, door.connection_id, finding, next_try_at=next_try_at)
+        return Ended(run, e)
 
 
 def _stopped(run: Run, state: RunState | None) -> RunStopped:

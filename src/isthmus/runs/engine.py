@@ -56,9 +56,11 @@ _STATES = {
 class Engine:
     """DBOS, launched: it calls `do` with the attempts this process is to carry out, each on a thread of its own.
 
-    `slots` is how many attempts it takes at a time from each queue. `where` is what `open_ledger` was given: both are
-    in one database, so that an attempt can be queued in the transaction that says so. Raises StoreAway or StoreBusy if
-    that does not answer.
+    `slots` is how many attempts it takes at a time at one connection. At how many connections is not its to limit: one
+    where everything hangs must not keep it from the others (see `runs.room`).
+
+    `where` is what `open_ledger` was given: both are in one database, so that an attempt can be queued in the
+    transaction that says so. Raises StoreAway or StoreBusy if that does not answer.
     """
 
     def __init__(self, where: Any, worker_id: str, do: Do, *, slots: int, poll_s: float = 1.0) -> None:
@@ -107,7 +109,8 @@ class Engine:
             self._dbos.register_queue(  # only once it is launched
                 _queue(limit),
                 partition_concurrency=limit,
-                worker_concurrency=self._slots,
+                worker_concurrency=None,
+                partition_worker_concurrency=min(limit, self._slots),
                 polling_interval_sec=self._poll_s,
                 on_conflict="always_update",
             )

@@ -6,6 +6,7 @@ so that a run goes on even if the engine lost it.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -164,6 +165,11 @@ class Housekeeping:
         """One run however many were missed; none if one is under way. A sync is never started twice for one moment."""
         following = _following(sync, now)
         with self.ledger.transaction() as tx:
+            connection = connections.by_id(tx, sync.connection_id)
+            if connection.is_shut:  # this one tries whether one gets in by now; the others wait for what it finds
+                connection = connections.held(tx, sync.connection_id)
+                if connection.next_try_at is not None and connection.next_try_at > now:
+                    return
             present = syncs.by_id(tx, sync.sync_id, lock=True)
             if (present.next_due, present.schedule, present.state) != (sync.next_due, sync.schedule, sync.state):
                 return
@@ -175,6 +181,9 @@ class Housekeeping:
                     dues.set_due(tx, sync.sync_id, following)
                 return
             dues.set_due(tx, sync.sync_id, following)
+            if connection.is_shut:
+                next_try_s = retry.door_delay_s(connection.tries + 1, random.random())
+                connections.set_next_try(tx, connection.connection_id, now + timedelta(seconds=next_try_s))
             for waiting in lanes.waiting(tx, [attempt.run_id for attempt in queued]):
                 limit = self.limit_of(waiting.kind, waiting.concurrency)
                 self.engine.enqueue(tx, waiting.attempt, partition=waiting.connection_id, limit=limit)

@@ -25,6 +25,20 @@ A worker counts as dead when its beat has not been seen to go on for a while, so
 least; whoever restarts a machine ten times during one run has to start that run again."""
 
 
+FIRST_AT_DOOR_S = 600.0
+LONGEST_AT_DOOR_S = 3600.0
+
+
+def door_delay_s(tries: int, chance: float) -> float:
+    """How long a connection that nobody can enter is left alone after `tries` in vain: up to 10 minutes, then up to 20,
+    40 and 60, less up to half by chance.
+
+    One sync tries, once; where a password is wrong, more would have the account locked.
+    """
+    longest = min(LONGEST_AT_DOOR_S, FIRST_AT_DOOR_S * 2.0 ** min(max(tries, 1) - 1, 30))
+    return longest * (0.5 + chance / 2)
+
+
 def delay_s(tries: int, chance: float) -> float:
     """How long to wait after `tries` transient errors in a row: 2 s after the first, then twice as long each time.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from isthmus.ledger import lanes, retention, workers
+from isthmus.ledger import doors, lanes, retention, workers
 from isthmus.ledger.database import Ledger, Tx
 from isthmus.ledger.presence import Presence, new_worker_id, place
 from isthmus.logs import bound, log
@@ -18,10 +18,14 @@ from isthmus.model.work import Attempt
 from isthmus.runs.attempt import Ended, Hands
 from isthmus.runs.engine import Engine
 from isthmus.runs.housekeeping import Housekeeping, LimitOf
+from isthmus.runs.room import Room
 
 BEAT_S = 1.0
 IDLE_S = 2.0
 """Between two looks while nothing is under way: half the cost, and what is due then begins a second later at worst."""
+
+LONGEST_WAIT_S = 2.0
+"""How long a lane waits for room here while another worker has less to do."""
 
 _AGAIN_S = 2.0
 PATIENCE_S = 60
@@ -93,6 +97,8 @@ class _Session:
         self._given_up = threading.Event()  # by the others
         self._over = threading.Event()
         self._worker_id = new_worker_id()
+        self._room = Room(role.slots)
+        self._compared = (0.0, False)  # when, and whether another worker had less to do
 
     def run(self) -> None:
         self._presence.hold(self._worker_id, alone=self._role.alone)
@@ -162,12 +168,46 @@ class _Session:
     def _carry(self, attempt: Attempt) -> None:
         """Called by the engine, on a thread of its own. What is raised here is found by the housekeeping."""
         with bound(run_id=attempt.run_id, attempt=str(attempt), worker_id=self._worker_id):
-            hands = Hands(worker_id=self._worker_id, now=self._now, enqueue=self._enqueue, stopping=self._ends)
             try:
-                self._role.carry(attempt, hands)
+                with self._ledger.reading() as tx:
+                    connection_id = doors.of_run(tx, attempt.run_id).connection_id
+                turn = self._room.enter(connection_id, gives_up=self._leaves_it)
+                if turn is None:
+                    self._put_back(attempt)
+                    return
+                hands = Hands(
+                    worker_id=self._worker_id,
+                    now=self._now,
+                    enqueue=self._enqueue,
+                    stopping=self._ends,
+                    report=lambda run, done: turn.moved(),
+                    is_wanted_elsewhere=lambda: turn.is_wanted,
+                )
+                try:
+                    self._role.carry(attempt, hands)
+                finally:
+                    turn.leave()
             except IsthmusError as e:
                 _log.error("attempt broke off and will be taken up again", problem=e.summary)
                 raise
+
+    def _leaves_it(self, waited_s: float) -> bool:
+        """Whether a lane that waits for room here is better put back: this worker ends, or another has less to do."""
+        if self._ends():
+            return True
+        if waited_s < LONGEST_WAIT_S or self._role.alone:
+            return False
+        seen = time.monotonic()
+        if seen - self._compared[0] > LONGEST_WAIT_S:  # one look for all that wait
+            with self._ledger.reading() as tx:
+                self._compared = seen, lanes.has_less_to_do(tx, self._worker_id)
+        return self._compared[1]
+
+    def _put_back(self, attempt: Attempt) -> None:
+        with self._ledger.transaction() as tx:
+            queued = lanes.put_back(tx, attempt, at=self._now())
+            if queued is not None:
+                self._enqueue(tx, queued, 0)
 
     def _enqueue(self, tx: Tx, attempt: Attempt, delay_s: float) -> None:
         for waiting in lanes.waiting(tx, [attempt.run_id]):

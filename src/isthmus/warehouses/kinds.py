@@ -7,6 +7,8 @@ import types
 import typing
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 from isthmus.model.errors import InvalidInput
 from isthmus.secrets import Secret
@@ -69,6 +71,14 @@ def loads_at_once(kind: str, given: int | None) -> int:
     """How many chunks a connection of that kind takes at once, if `given` is what a person set for it."""
     usual = _config(kind).traits.loads_at_once
     return usual if usual == 1 or given is None else given
+
+
+def with_whole_paths(kind: str, values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The plain values with paths of files made whole: a relative one is relative to `folder`."""
+    found = dict(values)
+    if kind == "duckdb" and isinstance(found.get("path"), str) and found["path"]:
+        found["path"] = str((folder / Path(found["path"]).expanduser()).resolve())
+    return found
 
 
 def build(kind: str, values: Mapping[str, object]) -> Config:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import pyarrow as pa
 
 from isthmus.model.checks import Check
+from isthmus.model.errors import WarehouseError
 from isthmus.model.table import Batch, Receipt, SeqRange, Table, Tally
 
 
@@ -196,3 +197,12 @@ class Config(Protocol):
     def open(self) -> Warehouse:
         """Connect. Raises `Unreachable`, `Denied` or `Missing`."""
         ...
+
+
+def knock(config: Config) -> WarehouseError | None:
+    """Sign in and leave again: what kept us out, or None."""
+    try:
+        config.open().close()
+    except WarehouseError as e:
+        return e
+    return None
