@@ -59,7 +59,7 @@ SNOWFLAKE: Mapping[Type, Spelling] = {
 
 BIGQUERY: Mapping[Type, Spelling] = {
     Type.TEXT: Spelling("STRING"),
-    # Not JSON: Parquet cannot be loaded into that type, and it rewrites what it holds. The original exports a STRING too.
+    # Not JSON: Parquet cannot be loaded into that type, and it rewrites what it holds. The original has a STRING too.
     Type.JSON: Spelling("STRING"),
     Type.TIMESTAMP: Spelling("TIMESTAMP"),
     Type.DOUBLE: Spelling("FLOAT64"),
