@@ -56,10 +56,17 @@ def load_s3(config: Any, files: Sequence[Path], table: str) -> None:
 def read_s3(config: Any, table: str) -> int:
     """Arrow's own S3 and Parquet."""
     import pyarrow.dataset as ds
+
+    place = f"{config.bucket}/{config.import_prefix}/{table}"
+    found = ds.dataset(place, filesystem=_arrow_s3(config), format="parquet")
+    return sum(batch.num_rows for batch in found.to_batches())
+
+
+def _arrow_s3(config: Any) -> Any:
     import pyarrow.fs as pf
 
     scheme, _, host = config.endpoint_url.partition("://")
-    files = pf.S3FileSystem(
+    return pf.S3FileSystem(
         access_key=config.access_key_id,
         secret_key=config.secret_access_key.reveal(),
         endpoint_override=host,
@@ -67,8 +74,6 @@ def read_s3(config: Any, table: str) -> int:
         region=config.region,
         force_virtual_addressing=False,
     )
-    found = ds.dataset(f"{config.bucket}/{config.import_prefix}/{table}", filesystem=files, format="parquet")
-    return sum(batch.num_rows for batch in found.to_batches())
 
 
 def _s3(config: Any) -> dict[str, str]:
@@ -78,7 +83,78 @@ def _s3(config: Any) -> dict[str, str]:
     }
 
 
+def load_redshift(config: Any, files: Sequence[Path], table: str) -> None:
+    """The files into the bucket, several at once, and one COPY of the manifest into a table of plain columns."""
+    import json
+    from concurrent.futures import ThreadPoolExecutor
+    from uuid import uuid4
+
+    import boto3
+    import pyarrow.parquet as pq
+
+    c = config
+    place = f"bare/{uuid4().hex}/"
+    texts = {
+        "large_string": "varchar(65535)",
+        "string": "varchar(65535)",
+        "double": "double precision",
+        "int64": "bigint",
+    }
+    texts |= {"bool": "boolean", "timestamp[us, tz=UTC]": "timestamp"}
+    columns = ", ".join(f'"{f.name}" {texts[str(f.type)]}' for f in pq.read_schema(files[0]))
+    with closing(boto3.client("s3", endpoint_url=c.endpoint_url, region_name=c.region, **_s3(c))) as s3:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda f: s3.upload_file(str(f), c.bucket, place + f.name), files))
+        sizes = [(f"s3://{c.bucket}/{place}{f.name}", f.stat().st_size) for f in files]
+        entries = [{"url": u, "mandatory": True, "meta": {"content_length": n}} for u, n in sizes]
+        s3.put_object(Bucket=c.bucket, Key=place + "manifest", Body=json.dumps({"entries": entries}).encode())
+    with closing(_redshift(c)) as con, con.cursor() as cursor:
+        cursor.execute(f'CREATE TABLE "{c.temp_schema}"."{table}" ({columns})')
+        copied = f'COPY "{c.temp_schema}"."{table}" FROM \'s3://{c.bucket}/{place}manifest\''
+        cursor.execute(f"{copied} IAM_ROLE '{c.iam_role}' FORMAT AS PARQUET MANIFEST")
+        con.commit()
+
+
+def read_redshift(config: Any, table: str) -> int:
+    """UNLOAD as Parquet, which is how Redshift gives many rows away, and Arrow's own reading of it."""
+    from uuid import uuid4
+
+    import pyarrow.dataset as ds
+
+    c = config
+    place = f"bare/{uuid4().hex}/"
+    with closing(_redshift(c)) as con, con.cursor() as cursor:
+        wanted = f'SELECT * FROM "{c.import_schema}"."{table}"'
+        cursor.execute(f"UNLOAD ('{wanted}') TO 's3://{c.bucket}/{place}' IAM_ROLE '{c.iam_role}' FORMAT AS PARQUET")
+    found = ds.dataset(f"{c.bucket}/{place}", filesystem=_arrow_s3(c), format="parquet")
+    return sum(batch.num_rows for batch in found.to_batches())
+
+
+def _redshift(config: Any) -> Any:
+    import redshift_connector
+
+    c = config
+    where = {"host": c.host, "port": c.port, "database": c.database, "user": c.username}
+    return redshift_connector.connect(**where, password=c.password.reveal(), ssl=False)
+
+
+def read_databricks(config: Any, table: str) -> int:
+    from databricks import sql
+
+    c = config
+    token = c.access_token.reveal()
+    how = {"_port": c.port, "_tls_trusted_ca_file": c.ca_file, "enable_telemetry": False}
+    with closing(sql.connect(c.hostname, c.http_path, token, **how)) as con, con.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM `{c.catalog}`.`{c.import_schema}`.`{table}`")
+        rows = 0
+        while part := cursor.fetchmany_arrow(65_536).num_rows:
+            rows += part
+        return rows
+
+
 BARE: dict[str, tuple[Load | None, Read]] = {
     "postgres": (load_postgres, read_postgres),
+    "redshift": (load_redshift, read_redshift),
     "s3": (load_s3, read_s3),
+    "databricks": (None, read_databricks),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -140,8 +141,10 @@ def test_what_the_customer_exposes_comes_in_once(app: App, standin: Ready, tmp_p
     times = "SELECT min(epoch_us(datetime)), max(epoch_us(datetime)) FROM events"
     first, last = (int(t.timestamp()) * 1_000_000 + t.microsecond for t in (NOON, NOON + timedelta(hours=9)))
     assert app.lake.query(times) == [(first, last)]
-    properties = "SELECT event_properties->>'$.\"Note ü\".n' FROM events WHERE unique_id = 'o4'"
-    assert app.lake.query(properties) == [("4",)]
+    ((found,),) = app.lake.query("SELECT event_properties::VARCHAR FROM events WHERE unique_id = 'o4'")
+    properties = json.loads(found)
+    # Some fold the case of a column's name.
+    assert [v for name, v in properties.items() if name.lower() == "note ü"] == [{"n": 4}], properties
     again = syncing.run_sync(app, "orders")
     assert again is None or again.counts.get("landed", 0) == 0
     # The same moment once more, and a later one: neither is lost, and nothing is doubled.

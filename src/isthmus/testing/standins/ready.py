@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,11 +24,14 @@ from isthmus.testing.standins.aws_command import aws_command
 from isthmus.testing.standins.databricks import databricks
 from isthmus.testing.standins.launching import folder_of_its_own
 from isthmus.testing.standins.postgres import postgres
+from isthmus.testing.standins.redshift import ROLE as REDSHIFT_ROLE
+from isthmus.testing.standins.redshift import redshift
 from isthmus.testing.standins.s3 import s3
 from isthmus.warehouses import databricks_sql
 from isthmus.warehouses.databricks import DatabricksConfig
 from isthmus.warehouses.postgres import PostgresConfig
 from isthmus.warehouses.protocol import Config
+from isthmus.warehouses.redshift import RedshiftConfig
 from isthmus.warehouses.s3 import S3Config
 
 _RIGHTS_S = 10
@@ -98,6 +102,30 @@ def _postgres(tables: Sequence[Table]) -> Iterator[Ready]:
 
 
 @contextmanager
+def _redshift(tables: Sequence[Table]) -> Iterator[Ready]:
+    with s3() as storage, redshift(storage) as server:
+        made = RedshiftConfig(
+            host=server.host,
+            port=server.port,
+            database=server.fresh_database(),
+            username="isthmus",
+            password=Secret(uuid4().hex),
+            bucket=storage.bucket,
+            region=storage.region,
+            iam_role=REDSHIFT_ROLE,
+            access_key_id=storage.access_key_id,
+            secret_access_key=Secret(storage.secret_access_key),
+            sslmode="disable",
+            endpoint_url=storage.endpoint,
+        )
+        server.execute(made.setup_script(tables), database=made.database)
+        server.execute(f"ALTER USER isthmus PASSWORD '{made.password.reveal()}'", database=made.database)
+        owner = replace(made, username=server.username, password=Secret(server.password), schema=made.import_schema)
+        statements = partial(server.statements, made.database)
+        yield Ready("our own wire server before a real PostgreSQL and a real S3", made, owner, statements)
+
+
+@contextmanager
 def _databricks(tables: Sequence[Table]) -> Iterator[Ready]:
     with databricks() as server:
         made = DatabricksConfig(
@@ -150,8 +178,9 @@ def _s3(tables: Sequence[Table]) -> Iterator[Ready]:
 
 READY: Mapping[str, Callable[[Sequence[Table]], AbstractContextManager[Ready]]] = {
     "postgres": _postgres,
-    "databricks": _databricks,
+    "redshift": _redshift,
     "s3": _s3,
+    "databricks": _databricks,
 }
 """Every kind that has a stand-in."""
 
