@@ -73,7 +73,7 @@ class DatabricksServer:
         file = self.folder / f"{uuid4().hex}.parquet"
         pq.write_table(rows, file)
         names = ", ".join(f"`{name.replace('`', '``')}`" for name in rows.column_names)
-        self.execute(f"INSERT INTO {relation} SELECT {names} FROM parquet.`{file}`")
+        self.execute(f"INSERT INTO {relation} ({names}) SELECT {names} FROM parquet.`{file}`")
         file.unlink()
 
     # What no SQL does
