@@ -65,7 +65,13 @@ class Loading:
             if found := self._table.entry(base, self._batch.batch_id):
                 self._table.tidy(base)
                 return replace(found.receipt, repeated=found.attempt != self._attempt)
-            kept, fresh = self._plan(base)
+            try:
+                kept, fresh = self._plan(base)
+            except Busy:
+                # A load that was faster may have removed the files this one was reading.
+                if self._table.required().number == base.number:
+                    raise
+                continue
             self._table.settle(base)
             files = self._show(base.number + 1, fresh)
             entry = Entry(self._receipt(), self._attempt)

@@ -189,6 +189,20 @@ def test_who_is_overtaken_at_the_commit_plans_again(
     assert rows_of(wired) == bystander.globbed() == expected
 
 
+def test_who_is_overtaken_while_it_reads_the_table_plans_again(
+    wired: S3Warehouse, wire: S3Wire, load: Load, people: Callable[..., Any], bystander: Bystander
+) -> None:
+    load(("1", "Ann", 1), ("2", "Bob", 1))
+    fault = wire.give(Fault("hold", "GET", FILES))
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(lambda: wired.load(people(("1", "slow", 5))))
+        assert fault.is_held.wait(20)
+        load(("1", "fast", 2), ("2", "fast", 2))  # the file that is being read goes away
+        fault.go_on.set()
+        assert not future.result().repeated
+    assert rows_of(wired) == bystander.globbed() == [("1", "slow", 5), ("2", "fast", 2)]
+
+
 def test_the_same_batch_loaded_by_another_process_meanwhile_is_a_repetition(
     wired: S3Warehouse, wire: S3Wire, warehouse: S3Warehouse, people: Callable[..., Any], bystander: Bystander
 ) -> None:
