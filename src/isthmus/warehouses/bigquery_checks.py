@@ -36,7 +36,7 @@ def reached(endpoint: str) -> Check:
 
 
 def questions(session: Session, *, target: str, importing: str, temporary: str, location: str) -> Iterator[Check]:
-    """The checks of an open session. Its probes are dropped again; one that could not be ends by itself within a day."""
+    """The checks of an open session. Its probes are dropped; one that could not be ends by itself within a day."""
     asked = _Asked(session, location)
     yield asked.datasets((target, importing, temporary))
     yield asked.one(

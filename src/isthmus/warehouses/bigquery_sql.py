@@ -107,7 +107,7 @@ def take(batch: Batch, target: str, receipts: str, staged: Sequence[str]) -> str
 
 
 def _upsert(batch: Batch, target: str, rows: str) -> list[str]:
-    """Remove what is older than what is staged, then add the newest version of each key, unless a newer one is there."""
+    """Remove what is older than what is staged, then add the newest of each key, unless a newer one is there."""
     keys = [quoted(k) for k in batch.table.key]
     columns = [c.name for c in batch.table.columns]
     kept = f"s.{quoted(DELETED)} IS NOT TRUE"

@@ -153,7 +153,7 @@ class SynapseConfig:
             yield from Checking(self, session.execute).questions()
 
     def open(self) -> SynapseWarehouse:
-        """Sign in, and see that the storage takes the SAS token. Raises Unreachable, Busy (paused), Denied or Missing."""
+        """Sign in, and see that the storage takes the token. Raises Unreachable, Busy (paused), Denied or Missing."""
         container = self.staging()
         try:
             container.names(f"{FOLDER}/open")

@@ -31,6 +31,7 @@ from isthmus.warehouses.synapse_staging import FOLDER
 if TYPE_CHECKING:
     from isthmus.warehouses.synapse import SynapseConfig
 
+STAGING = "Can a file be staged?"
 SOON = timedelta(days=14)
 _NEEDED_OF_SAS = "rcwdl"
 _HARMLESS = ("CONNECT", "VIEW ANY COLUMN ", "VIEW PUBLIC")
@@ -54,7 +55,10 @@ class Checking:
             self._grant("SELECT", importing),
         )
         yield self._made_in(f"Can we create, write, read and drop a table in {temporary}?", temporary, TEMP_RIGHTS)
-        yield from self._storage()
+        for answer in self._storage():
+            yield answer
+            if answer.question == STAGING and not answer.passed:
+                return  # with no way in for rows there is nothing more to ask
         yield self._made_in(f"Can we load into {target}?", target, TARGET_RIGHTS)
         yield self._lasts()
         yield self._isolated()
@@ -84,7 +88,7 @@ class Checking:
             raise Denied("a right is missing", hint="run the set-up script again, or just the statement given here")
 
     def _made_in(self, question: str, schema: str, rights: tuple[str, ...]) -> Check:
-        """Whether a table can be made in a schema, filled, read, changed, widened and dropped; else which right lacks."""
+        """Whether a table can be made in a schema, filled, read, changed and dropped; else which right lacks."""
         if not self._execute(has_schema(schema)):
             hint = "make the schema; the set-up script makes all of them"
             return Check(
@@ -126,18 +130,14 @@ class Checking:
         config = self._config
         command = sas_command(config.storage_account, config.container)
         name = f"{FOLDER}/probe-{uuid4().hex}.parquet"
-        question = "Can a file be staged?"
         try:
             container = config.staging()
         except WarehouseError as e:
-            yield Check(question, False, detail=e.vendor or e.summary, hint=e.hint)
+            yield Check(STAGING, False, detail=e.vendor or e.summary, hint=e.hint)
             return
         with closing(container):
-            put = sql.answer(question, lambda: container.put_in_blocks(name, _probe()), command)
-            yield put
+            yield sql.answer(STAGING, lambda: container.put_in_blocks(name, _probe()), command)
             yield sql.answer("Can staged files be listed?", lambda: container.names(f"{FOLDER}/probe-"), command)
-            if not put.passed:
-                return
             yield self._loaded(container.url(name), command)
             yield sql.answer("Can staged files be removed?", lambda: container.remove(name), command)
 
@@ -160,8 +160,8 @@ class Checking:
         # What a table lacks was answered before; here it is the file, or its reading.
         missing = self._missing(self._config.temp_schema, TEMP_RIGHTS)
         if missing:
-            return Check(question, False, detail="no table can be made to load it into", statement=self._grant(*missing),
-                         hint="answer the question about the temporary schema first")  # fmt: skip
+            detail, hint = "no table can be made to load it into", "see to the temporary schema first"
+            return Check(question, False, detail=detail, hint=hint, statement=self._grant(*missing))
         return sql.answer(question, attempt, command)
 
     def _lasts(self) -> Check:

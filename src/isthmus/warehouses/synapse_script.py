@@ -62,7 +62,7 @@ def setup_script(
     )
     if direction.exports:
         parts.append(
-            "-- The container for staging and its SAS token, with the Azure CLI, by somebody who owns the storage account:\n"
+            "-- The container for staging and its SAS token, by somebody who owns the storage account:\n"
             f"--   az storage container create --account-name {storage_account} --name {container}\n"
             f"--   {sas_command(storage_account, container)}\n"
         )

@@ -216,8 +216,8 @@ def reached(receipts: str, table: str) -> str:
 def take(batch: Batch, target: str, receipts: str, stage: str | None) -> str:
     """The whole transaction of a load as one batch: a client that is frozen in the middle of it can hold no lock.
 
-    Its one row is whether the receipt was there before, then the receipt. Without a count of rows an error comes at once
-    instead of after the first statement's count.
+    Its one row is whether the receipt was there before, then the receipt. Without a count of rows an error comes at
+    once instead of after the first statement's count.
     """
     steps = list(_rows(batch, target, stage))
     after, upto = ("NULL" if s is None else str(s) for s in (batch.seqs.after, batch.seqs.upto))

@@ -1,7 +1,7 @@
 """The way of a batch's rows into a table of the pool: Parquet files as COPY INTO takes them, laid in blob storage.
 
-COPY INTO unpacks no zstd, so the files are written anew, in Arrow and as many at once as there are cores. It takes no row
-of more than a megabyte either: those are kept apart, and go through the driver.
+COPY INTO unpacks no zstd, so the files are written anew, in Arrow and several at once. It takes no row of more than a
+megabyte either: those are kept apart, and go through the driver.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FOLDER = "isthmus"
 """Where in the container our files lie, all of them."""
 
 LONG_ROW_BYTES = 400_000
-"""Rows with more text than this do not go through COPY INTO. Its limit is 1,000,000 bytes, text taking two a character."""
+"""Rows with more text than this do not go through COPY INTO: its limit is 1,000,000 bytes, two a character."""
 
 _AT_ONCE = 4
 _BLOCK_BYTES = 8 * 1024 * 1024
@@ -67,6 +67,8 @@ class Written:
                     yield tuple(column[0].as_py() for column in rows.columns)
 
     def close(self) -> None:
+        with suppress(Exception):  # what was not finished is of no use, but its writer has to know that it is over
+            self.finish()
         self.file.close()
         self.long.close()
 
@@ -139,7 +141,8 @@ class Container:
         try:
             yield
         except AzureError as e:
-            code = str(getattr(e, "error_code", None) or getattr(e, "status_code", None) or type(e).__name__)
+            code = getattr(e, "error_code", None) or getattr(e, "status_code", None) or type(e).__name__
+            code = str(getattr(code, "value", code))
             # The first line says it; the others are of the request, or tell how a signature is computed.
             said = str(getattr(e, "message", None) or e).strip().partition("\n")[0]
             message = f"{code}: {said}"
@@ -163,14 +166,22 @@ def rewrite(batch: Batch, upload: Callable[[int, IO[bytes]], None]) -> list[Writ
     Raises Rejected for a value that cannot be held, and what broke if a file cannot be read.
     """
 
-    def one(number: int) -> Written:
+    made: list[Written] = []
+
+    def one(number: int) -> None:
         written = _written(batch, batch.files[number])
+        made.append(written)
         if written.rows:
             upload(number, written.file)
-        return written
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(one, range(len(batch.files))))
+    try:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(one, range(len(batch.files))))
+    except BaseException:
+        for written in made:
+            written.close()
+        raise
+    return made
 
 
 def _written(batch: Batch, path: Path) -> Written:
@@ -181,9 +192,11 @@ def _written(batch: Batch, path: Path) -> Written:
             for rows in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=schema.names):
                 _take(batch.table, rows.select(schema.names).cast(schema), written)
         written.finish()
-    except (pa.ArrowException, OSError) as e:
+    except BaseException as e:
         written.close()
-        raise sql.broken_file(e) from e
+        if isinstance(e, (pa.ArrowException, OSError)):
+            raise sql.broken_file(e) from e
+        raise
     return written
 
 

@@ -73,7 +73,7 @@ class SynapseServer:
 
 @contextmanager
 def synapse(*, certificate: Path | None = None, key: Path | None = None) -> Iterator[SynapseServer]:
-    """The pool and its blob storage. With a certificate it offers TLS. Raises Unavailable without Node.js or libltdl."""
+    """The pool and its blob storage; TLS with a certificate. Raises Unavailable without Node.js or libltdl."""
     environments.library("libltdl7", "libltdl.so.7")
     with azurite() as blobs, folder_of_its_own("isthmus-synapse-") as folder:
         server = SynapseServer(free_ports(1)[0], f"Pw-{uuid4().hex}", blobs)

@@ -352,7 +352,8 @@ _ACTS: Sequence[tuple[str, Callable[[Session, re.Match[str]], None]]] = (
     (rf"ALTER\s+DATABASE\s+{_NAME}\s+SET\s+READ_COMMITTED_SNAPSHOT\s+(ON|OFF)", _alter_database),
     (rf"CREATE\s+DATABASE\s+{_NAME}", _create_database),
     (rf"DROP\s+DATABASE\s+{_NAME}", _drop_database),
-    (rf"(GRANT|REVOKE)\s+([A-Za-z ,\s]+?)(?:\s+ON\s+((?:(?:SCHEMA|DATABASE|OBJECT)\s*::\s*)?{_NAME.replace('(', '(?:', 1)}))?"
+    (r"(GRANT|REVOKE)\s+([A-Za-z ,\s]+?)"
+     rf"(?:\s+ON\s+((?:(?:SCHEMA|DATABASE|OBJECT)\s*::\s*)?{_NAME.replace('(', '(?:', 1)}))?"
      rf"\s+(?:TO|FROM)\s+{_NAME}", _grant),
 )  # fmt: skip
 """What each looks like. All of a statement must fit: a clause that is not known here is not passed over."""

@@ -40,7 +40,8 @@ KNOWN: tuple[type[exp.Expression], ...] = (
     exp.Count, exp.Sum, exp.Min, exp.Max, exp.Avg, exp.Concat, exp.Coalesce, exp.Case, exp.If, exp.Cast, exp.TryCast,
     exp.Convert, exp.MD5, exp.SHA, exp.SHA2, exp.Substring, exp.DateDiff, exp.DateAdd, exp.RowNumber, exp.Lower,
     exp.Upper, exp.Exists, exp.NumberToStr, exp.Round, exp.Abs, exp.Left, exp.Right, exp.Replace, exp.Chr, exp.Trim,
-    exp.Length, exp.And, exp.Or, exp.Anonymous, exp.TimeStrToTime, exp.Repeat, exp.JSONExtractScalar, exp.StrPosition, exp.Uuid,
+    exp.Length, exp.And, exp.Or, exp.Anonymous, exp.TimeStrToTime, exp.Repeat, exp.JSONExtractScalar, exp.StrPosition,
+    exp.Uuid,
 )  # fmt: skip
 """sqlglot's nodes of functions whose meaning is the same, or is given here."""
 

@@ -96,6 +96,7 @@ class Reading:
 
     def duckdb(self) -> str:
         self._names()
+        self._divide()
         self.tree = self._rewritten(self.tree)
         self._compare()
         text = self.tree.sql(dialect="duckdb", unsupported_level=sqlglot.ErrorLevel.IGNORE)
@@ -104,6 +105,37 @@ class Reading:
 
     def column(self, name: str) -> Column | None:
         return self._scope.get(name.lower())
+
+    # Numbers
+
+    def _divide(self) -> None:
+        """Whole numbers divide into a whole number in T-SQL; DuckDB has another sign for that."""
+        for node in list(self.tree.find_all(exp.Div)):
+            sides = self._is_whole(node.left), self._is_whole(node.right)
+            if None in sides and False not in sides:
+                raise Refused(8117, f"The stand-in does not know of what type {node.sql('tsql')} is.")
+            if all(sides):
+                node.replace(exp.IntDiv(this=node.left, expression=node.right))
+
+    def _is_whole(self, node: exp.Expression) -> bool | None:
+        """Whether a value is a whole number; None if it cannot be told."""
+        match node:
+            case exp.Paren() | exp.Neg():
+                return self._is_whole(node.this)
+            case exp.Literal():
+                return not node.is_string and node.name.isdecimal()
+            case exp.Convert():
+                return bool(node.this.is_type(*exp.DataType.INTEGER_TYPES))
+            case exp.Cast():
+                return bool(node.to.is_type(*exp.DataType.INTEGER_TYPES))
+            case exp.Count() | exp.DateDiff() | exp.IntDiv():
+                return True
+            case exp.Column() if (column := self.column(node.name)) is not None:
+                return column.type.name in ("bigint", "int", "smallint", "tinyint")
+            case exp.Add() | exp.Sub() | exp.Mul() | exp.Mod() | exp.Div():
+                sides = self._is_whole(node.left), self._is_whole(node.right)
+                return None if None in sides else all(sides)
+        return None
 
     # Names
 
