@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,7 @@ class Session:
 
     # Rows
 
-    def rows(self, path: str, *, in_order: bool) -> Iterator[pa.RecordBatch]:
+    def rows(self, path: str, *, in_order: bool) -> Generator[pa.RecordBatch, None, None]:
         """The rows of a table by the Storage Read API: Arrow, a few thousand at a time. Close it to read no further."""
         from google.cloud.bigquery_storage_v1 import types
 

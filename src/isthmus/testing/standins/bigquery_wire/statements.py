@@ -109,15 +109,11 @@ def _tokens(text: str) -> list[Any]:
 
 
 def _word(token: Any) -> str:
-    from sqlglot.tokens import TokenType
-
-    return "" if token.token_type in (TokenType.IDENTIFIER, TokenType.STRING) else str(token.text).upper()
+    return "" if token.token_type.name in ("IDENTIFIER", "STRING") else str(token.text).upper()
 
 
 def _is_name(token: Any) -> bool:
-    from sqlglot.tokens import TokenType
-
-    return bool(token.token_type is TokenType.IDENTIFIER)
+    return bool(token.token_type.name == "IDENTIFIER")
 
 
 def _path(tokens: Sequence[Any], at: int) -> list[str]:

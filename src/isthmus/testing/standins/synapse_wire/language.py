@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import sqlglot
@@ -54,10 +54,10 @@ class Surroundings(Protocol):
 
 def parse(text: str) -> exp.Expression:
     try:
-        found = sqlglot.parse_one(_REAL.sub("FLOAT(24)", text), read="tsql")
+        found: Any = sqlglot.parse_one(_REAL.sub("FLOAT(24)", text), read="tsql")
     except SqlglotError as e:
         raise Refused(102, f"Incorrect syntax. {str(e).splitlines()[0]}", severity=15) from e
-    if isinstance(found, exp.Command):
+    if not isinstance(found, exp.Expression) or isinstance(found, exp.Command):
         raise Refused(102, f"The stand-in does not know: {text[:200]}", severity=15)
     return found
 
@@ -117,7 +117,7 @@ class Reading:
             if all(sides):
                 node.replace(exp.IntDiv(this=node.left, expression=node.right))
 
-    def _is_whole(self, node: exp.Expression) -> bool | None:
+    def _is_whole(self, node: Any) -> bool | None:
         """Whether a value is a whole number; None if it cannot be told."""
         match node:
             case exp.Paren() | exp.Neg():
@@ -243,7 +243,7 @@ class Reading:
         value = self._around.known_value(f"@@{name}".upper(), [])
         if value is None:
             raise Refused(137, f'Must declare the scalar variable "@@{name}".', severity=15)
-        return sqlglot.parse_one(value, read="duckdb")
+        return _literal(value)
 
     def _function(self, node: exp.Anonymous) -> exp.Expression:
         name = node.name.upper()
@@ -251,7 +251,7 @@ class Reading:
             return node
         value = self._around.known_value(name, [_text(a) for a in node.expressions])
         if value is not None:
-            return sqlglot.parse_one(value, read="duckdb")
+            return _literal(value)
         if name in functions.PLAIN:
             return functions.call(functions.PLAIN[name], *node.expressions)
         raise Refused(195, f"'{node.name}' is not a recognized built-in function name.")
@@ -268,10 +268,10 @@ class Reading:
             if column is not None:
                 for key, side in zip(("this", "expression"), sides, strict=True):
                     node.set(key, _as_compared(side, column))
-        for node in list(self.tree.find_all(exp.In)):
-            if (column := self._text_column(node.this)) is not None:
-                node.set("this", _as_compared(node.this, column))
-                node.set("expressions", [_as_compared(e, column) for e in node.expressions])
+        for among in list(self.tree.find_all(exp.In)):
+            if (column := self._text_column(among.this)) is not None:
+                among.set("this", _as_compared(among.this, column))
+                among.set("expressions", [_as_compared(e, column) for e in among.expressions])
         for window in self.tree.find_all(exp.Window):
             parts = window.args.get("partition_by") or []
             window.set("partition_by", [_as_compared(p, c) if (c := self._text_column(p)) else p for p in parts])
@@ -299,10 +299,17 @@ def name_of(table: exp.Expression) -> str:
     return f"#{table.name}" if table.this.args.get("temporary") else table.name
 
 
+def _literal(text: str) -> exp.Expression:
+    found: Any = sqlglot.parse_one(text, read="duckdb")
+    assert isinstance(found, exp.Expression)
+    return found
+
+
 def _target(tree: exp.Expression) -> exp.Expression | None:
     """The table a statement writes to."""
     if isinstance(tree, exp.Insert):
-        return tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
+        into: exp.Expression = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
+        return into
     if isinstance(tree, (exp.Update, exp.Delete)):
         found: exp.Expression = tree.this
         return found

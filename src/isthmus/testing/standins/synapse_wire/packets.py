@@ -82,7 +82,7 @@ def wanted_encryption(body: bytes) -> int:
     while body[at] != 0xFF:
         kind, offset, _ = struct.unpack(">BHH", body[at : at + 5])
         if kind == 1:
-            return body[offset]
+            return int(body[offset])
         at += 5
     return 2
 

@@ -312,7 +312,7 @@ class Session:
         self.ask(f"INSERT INTO {relation.place} BY NAME SELECT * FROM {name}")
         if not self.in_transaction:
             self.database.locks.release(self.number)
-        return rows.num_rows
+        return int(rows.num_rows)
 
     def close(self) -> None:
         """The client is gone: what it had not committed is undone."""

@@ -196,7 +196,7 @@ def _decimal(precision: int, scale: int) -> tuple[bytes, Encoder, bytes]:
     size = 5 if precision <= 9 else 9 if precision <= 19 else 13 if precision <= 28 else 17
 
     def encode(value: Any) -> bytes:
-        whole = int(value.scaleb(scale)) if isinstance(value, decimal.Decimal) else int(value) * 10**scale
+        whole: int = int(value.scaleb(scale)) if isinstance(value, decimal.Decimal) else int(value) * int(10**scale)
         return bytes([size, whole >= 0]) + abs(whole).to_bytes(size - 1, "little")
 
     return bytes([0x6A, size, precision, scale]), encode, b"\x00"

@@ -61,8 +61,8 @@ def _columns(server: Server, database: Database, rights: Rights) -> Rows:
 def _described(column: Column) -> tuple[Any, ...]:
     kind = column.type
     length = kind.length if kind.length is not None else 128 if kind.name == "sysname" else None
-    numeric = {"bigint": (19, 0), "int": (10, 0), "smallint": (5, 0), "tinyint": (3, 0), "money": (19, 4)}
-    numeric |= {"smallmoney": (10, 4), "float": (53, None), "real": (24, None)}
+    numeric: dict[str, tuple[int, int | None]] = {"bigint": (19, 0), "int": (10, 0), "smallint": (5, 0)}
+    numeric |= {"tinyint": (3, 0), "money": (19, 4), "smallmoney": (10, 4), "float": (53, None), "real": (24, None)}
     precision, scale = numeric.get(kind.name, (kind.precision, kind.scale if kind.name == "decimal" else None))
     of_time = {"datetime": 3, "smalldatetime": 0, "date": 0}.get(kind.name)
     if kind.name in ("time", "datetime2", "datetimeoffset"):
