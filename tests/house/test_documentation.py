@@ -88,7 +88,9 @@ def test_every_word_of_the_command_line_and_the_settings_is_findable() -> None:
         f"{page.relative_to(ROOT)}: {name}"
         for page in _pages()
         for name in re.findall(r"\bISTHMUS_[A-Z0-9_]+\b", page.read_text())
-        if name not in known and not name.startswith("ISTHMUS_LIVE_")  # these are the live tests' own
+        if name not in known
+        and not name.startswith("ISTHMUS_LIVE_")  # these are the live tests' own
+        and name not in ("ISTHMUS_USER", "ISTHMUS_WH")  # what the set-up script makes in Snowflake
     }
     assert not unknown
 

@@ -27,6 +27,7 @@ from isthmus.model.mapping import (
     check,
     fingerprint,
     parse,
+    renamed,
 )
 
 GOOD: dict[str, Any] = {"identifiers": {"email": "mail"}, "event_time": "at", "metric": {"constant": "Order"}}
@@ -261,3 +262,18 @@ def test_a_mapping_written_down_is_read_back_as_it_was(mapping: Mapping) -> None
     assert written == as_document(mapping)
     assert parse(written, mapping.data) == mapping
     assert fingerprint(parse(written, mapping.data)) == fingerprint(mapping)
+
+
+def test_a_column_that_differs_in_case_is_the_one_that_was_meant() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        bind(parse(GOOD, "events"), ["AT", "E_MAIL", "MAIL"], where="orders")
+    assert "did you mean 'MAIL'?" in caught.value.hint
+
+
+def test_a_mapping_for_other_names_of_the_columns_maps_the_same() -> None:
+    document = {**GOOD, "properties": {"tier": "level"}, "ignore": ["x"], "value": "paid"}
+    upper = as_document(renamed(parse(document, "events"), str.upper))
+    assert upper == {
+        **{**document, "identifiers": {"email": "MAIL"}, "event_time": "AT", "properties": {"tier": "LEVEL"}},
+        **{"ignore": ["X"], "value": "PAID"},
+    }

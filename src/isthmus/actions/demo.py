@@ -21,7 +21,7 @@ from isthmus.app import App
 from isthmus.imports.load import load
 from isthmus.model.errors import InvalidInput
 from isthmus.model.intake import Counts
-from isthmus.model.mapping import Mapping, as_document
+from isthmus.model.mapping import Mapping, as_document, renamed
 from isthmus.store import people as stored
 from isthmus.warehouses import duckdb_tills
 
@@ -29,13 +29,15 @@ from isthmus.warehouses import duckdb_tills
 @dataclass(frozen=True)
 class Place:
     """Where the story takes place: the connection it delivers to, the one that the tills load into every night, and how
-    they do so. `secrets` are the variables that the connections' fields name."""
+    they do so. `secrets` are the variables that the connections' fields name; `named` is how the tills' warehouse keeps
+    the name of a column."""
 
     title: str
     warehouse: Fields[str, object]
     tills: Fields[str, object]
     ring_up: Callable[[Path], None]
     secrets: Fields[str, str] = field(default_factory=dict)
+    named: Callable[[str], str] = str
 
 
 def in_files(app: App) -> Place:
@@ -168,7 +170,7 @@ def _wish(app: App, folder: Path, place: Place, mapping: Mapping) -> None:
                 "connection": "tills",
                 "data": "events",
                 "relation": duckdb_tills.VIEW,
-                "mapping": as_document(mapping),
+                "mapping": as_document(renamed(mapping, place.named)),
             }
         ],
     }

@@ -83,6 +83,7 @@ def _place(app: App, kind: str) -> Iterator[Place]:
                 connection,
                 lambda purchases: standin.expose(VIEW, purchases),
                 secrets,
+                standin.named,
             )
     except Unavailable as e:
         raise InvalidInput(f"this machine cannot run that stand-in: {e}") from e

@@ -6,8 +6,8 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -165,6 +165,24 @@ def as_document(mapping: Mapping) -> dict[str, Any]:
     return document
 
 
+def renamed(mapping: Mapping, name: Callable[[str], str]) -> Mapping:
+    """The same mapping of a relation whose columns have other names. Properties keep theirs."""
+
+    def spelt(value: Any) -> Any:
+        match value:
+            case str():
+                return name(value)
+            case list():
+                return [name(each) for each in value]
+            case {"constant": _}:
+                return value
+        return {key: name(column) for key, column in value.items()}
+
+    return parse(
+        {key: value if key == "clear" else spelt(value) for key, value in as_document(mapping).items()}, mapping.data
+    )
+
+
 def check(mapping: Mapping) -> None:
     """The rules every mapping keeps, whatever the source. Raises InvalidInput for the first that it breaks."""
     if not mapping.identifiers:
@@ -299,7 +317,8 @@ def bind(mapping: Mapping, columns: Sequence[str], *, where: str) -> Mapping:
     """The mapping, after checking that the source has every column it names. Raises InvalidInput otherwise."""
     for name, column in [*mapping.used(), *(mapping.properties or ())]:
         if column not in columns:
-            close = difflib.get_close_matches(column, columns, 1, 0.6)
+            folded = {c.casefold(): c for c in columns}
+            close = [folded[c] for c in difflib.get_close_matches(column.casefold(), folded, 1, 0.6)]
             have = ", ".join(repr(c) for c in columns[:20]) + (" …" if len(columns) > 20 else "")
             raise InvalidInput(
                 f"{where} has no column {column!r}, which the mapping names for {name}",

@@ -5,6 +5,7 @@ What the demo and the benchmarks need of every kind alike. The tests of a connec
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -16,23 +17,31 @@ from uuid import uuid4
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from isthmus.model.errors import WarehouseError
 from isthmus.model.table import Batch, Column, SeqRange, Table, Type
 from isthmus.secrets import Secret
 from isthmus.testing.standins.aws_command import aws_command
+from isthmus.testing.standins.bigquery import bigquery
 from isthmus.testing.standins.databricks import databricks
 from isthmus.testing.standins.launching import folder_of_its_own
 from isthmus.testing.standins.postgres import postgres
 from isthmus.testing.standins.redshift import ROLE as REDSHIFT_ROLE
 from isthmus.testing.standins.redshift import redshift
 from isthmus.testing.standins.s3 import s3
-from isthmus.warehouses import databricks_sql
+from isthmus.testing.standins.snowflake import snowflake
+from isthmus.testing.standins.synapse import synapse
+from isthmus.warehouses import databricks_sql, snowflake_sql
+from isthmus.warehouses.bigquery import BigQueryConfig
 from isthmus.warehouses.databricks import DatabricksConfig
 from isthmus.warehouses.postgres import PostgresConfig
 from isthmus.warehouses.protocol import Config
 from isthmus.warehouses.redshift import RedshiftConfig
 from isthmus.warehouses.s3 import S3Config
+from isthmus.warehouses.snowflake import SnowflakeConfig
+from isthmus.warehouses.synapse import SynapseConfig
 
 _RIGHTS_S = 10
 
@@ -43,7 +52,7 @@ class Ready:
 
     `customer` is the config with which the customer itself writes where `config` imports from; with None, the stand-in
     fills its tables in its own way, by `fill`. `statements` are those that were sent so far, where the stand-in keeps a
-    log of them.
+    log of them. `named` is how a customer's plain name for a column is kept, where its case is folded.
     """
 
     what: str
@@ -51,6 +60,7 @@ class Ready:
     customer: Config | None
     statements: Callable[[], Sequence[str]] | None = None
     fill: Callable[[str, Path], None] | None = None
+    named: Callable[[str], str] = str
 
     def connection(self) -> tuple[dict[str, object], dict[str, str]]:
         """The connection as in a file to apply, and the variables with its secrets."""
@@ -58,10 +68,10 @@ class Ready:
         environ: dict[str, str] = {}
         for f in fields(self.config):  # type: ignore[arg-type]
             value = getattr(self.config, f.name)
-            if isinstance(value, Secret):
+            if isinstance(value, Secret) and value.reveal():
                 environ[f"STANDIN_{f.name.upper()}"] = value.reveal()
                 value = {"env": f"STANDIN_{f.name.upper()}"}
-            if value is not None:
+            if value is not None and not isinstance(value, Secret):
                 given[f.name] = value
         return given, environ
 
@@ -176,10 +186,90 @@ def _s3(tables: Sequence[Table]) -> Iterator[Ready]:
         yield Ready("a real server, started for this", made, replace(admin, prefix=made.import_prefix))
 
 
+@contextmanager
+def _bigquery(tables: Sequence[Table]) -> Iterator[Ready]:
+    with bigquery() as server:
+        made = BigQueryConfig(
+            project_id=server.project,
+            dataset="klaviyo",
+            service_account_key=Secret(server.fresh_account()),
+            endpoint=server.endpoint,
+            storage_endpoint=server.storage_endpoint,
+        )
+        server.run(made.setup_script(tables))
+        owner = replace(made, dataset=made.import_dataset, service_account_key=Secret(json.dumps(server.owner)))
+
+        def statements() -> list[str]:
+            return [f"{call.what} {call.text}" for call in server.calls.made]
+
+        yield Ready("local-bigquery, and before it a front of our own", made, owner, statements)
+
+
+@contextmanager
+def _synapse(tables: Sequence[Table]) -> Iterator[Ready]:
+    with synapse() as server:
+        blobs = server.blobs
+        container, password = blobs.fresh_container(), f"Pw-{uuid4().hex}"
+        made = SynapseConfig(
+            workspace="standin",
+            database=server.fresh_database(),
+            username="isthmus",
+            password=Secret(password),
+            storage_account=blobs.account,
+            container=container,
+            sas_token=Secret(blobs.sas(container)),
+            host=server.host,
+            port=server.port,
+            blob_endpoint=f"{blobs.endpoint}/{blobs.account}",
+            encrypt="no",
+        )
+        server.script(made.setup_script(tables).replace("$(ISTHMUS_PASSWORD)", password), made.database)
+        server.execute(f"ALTER DATABASE [{made.database}] SET READ_COMMITTED_SNAPSHOT ON")
+        owner = replace(made, username=server.username, password=Secret(server.password), schema=made.import_schema)
+        statements = partial(server.statements, made.database, made.username)
+        yield Ready("our own wire server, and Azurite beside it", made, owner, statements)
+
+
+@contextmanager
+def _snowflake(tables: Sequence[Table]) -> Iterator[Ready]:
+    with snowflake() as server:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        unencrypted = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        made = SnowflakeConfig(
+            account=server.account,
+            username="isthmus",
+            warehouse="ISTHMUS_WH",
+            schema="KLAVIYO",
+            private_key=Secret(key.private_bytes(*unencrypted).decode()),
+            database=server.fresh_database(),
+            host=server.host,
+            port=server.port,
+            protocol=server.protocol,
+        )
+        server.script(made.setup_script(tables))
+        owner = replace(
+            made,
+            username=server.username,
+            private_key=Secret(""),
+            password=Secret(server.password),
+            role="SYSADMIN",
+            warehouse=server.warehouse,
+            schema=made.import_schema,
+        )
+
+        def statements() -> list[str]:
+            return [entry["statement"] for entry in server.log() if entry["user"].lower() == made.username]
+
+        yield Ready("fakesnow's SQL in a server of our own", made, owner, statements, named=snowflake_sql.folded)
+
+
 READY: Mapping[str, Callable[[Sequence[Table]], AbstractContextManager[Ready]]] = {
     "postgres": _postgres,
     "redshift": _redshift,
     "s3": _s3,
+    "bigquery": _bigquery,
+    "synapse": _synapse,
+    "snowflake": _snowflake,
     "databricks": _databricks,
 }
 """Every kind that has a stand-in."""

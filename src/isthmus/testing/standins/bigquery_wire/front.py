@@ -103,6 +103,8 @@ class Front:
             answer = self._pass_on(method, path, headers, asked.body)
             if answer[0] < 300:
                 self._take_over(asked)
+                if asked.call.what == "datasets.list":
+                    answer = (*answer[:2], self._visible(account, answer[2]))
             if isinstance(fault, Lost):
                 raise BrokenPipeError
             return answer
@@ -209,6 +211,15 @@ class Front:
             return answer.status, kept, content
         finally:
             connection.close()
+
+    def _visible(self, account: str, content: bytes) -> bytes:
+        """Of a list of datasets those that the account may see."""
+        listed = json.loads(content)
+        every = listed.get("datasets", [])
+        listed["datasets"] = [
+            d for d in every if self.access.may(account, "bigquery.datasets.get", d["datasetReference"]["datasetId"])
+        ]
+        return json.dumps(listed).encode()
 
     def _take_over(self, asked: _Asked) -> None:
         for grant in asked.grants:

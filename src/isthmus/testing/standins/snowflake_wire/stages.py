@@ -198,7 +198,7 @@ def _insert(duck: Any, target: str, files: Sequence[Path]) -> None:
     try:
         duck.execute(f"INSERT INTO {target} ({into}) SELECT {chosen} FROM {read}")
     except duckdb.ConstraintException as e:
-        table, _, column = str(e).rpartition(":")[2].strip().rpartition(".")
+        table, _, column = str(e).rpartition(":")[2].strip().replace('"', "").rpartition(".")
         message = f'NULL result in a non-nullable column\n  Row 1, column "{table}"["{column}":1]'
         raise Refused(message, 100072, "22000") from e
     except duckdb.ConversionException as e:
