@@ -101,7 +101,7 @@ def test_copy_and_unload_move_objects(say: Say, s3: S3Server) -> None:
     say("CREATE TABLE t (n bigint, s varchar(10), at timestamp)")
     say("INSERT INTO t VALUES (1, 'it''s', '2024-01-01 00:00:00.000001'), (2, NULL, NULL), (3, '', NULL)")
     say(
-        f"UNLOAD ('SELECT n, s, at FROM t WHERE s = \\'it''s\\' OR n > 1') "
+        f"UNLOAD ('SELECT n, s, at FROM t WHERE s = \\'it''''s\\' OR n > 1') "
         f"TO 's3://{s3.bucket}/{place}' {role} PARQUET MANIFEST"
     )
     with pytest.raises(RuntimeError, match="not empty"):

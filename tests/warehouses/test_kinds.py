@@ -55,7 +55,7 @@ def test_every_field_explains_itself(kind: str) -> None:
         assert field.label and field.help, field.name
         assert field.example or field.secret or not field.required, field.name
         assert field.secret == (field.type is Secret), field.name
-        assert field.required or field.default is not None
+        assert field.required or field.default is not None or field.secret  # no secret is a default
     assert KINDS[kind].kind == kind
     assert [f.name for f in fields(kind)] == [f.name for f in dataclasses.fields(KINDS[kind])]  # type: ignore[arg-type]
 

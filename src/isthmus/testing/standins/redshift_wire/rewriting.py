@@ -68,6 +68,7 @@ _DEFINING = (
     _rule(r"\bwith\s+no\s+schema\s+binding\b", ""),
 )
 _EVERYWHERE = (
+    _rule(r"(?<![\w.])json_serialize\s*\(", "rs.json_serialize("),  # a word of PostgreSQL's grammar, since 17
     _rule(r"\bsuper\b", "jsonb"),
     _rule(r"\bvarbyte(\s*\(\s*\d+\s*\))?(?!\w)", "bytea"),
     _rule(r"\bsysdate\b", "(clock_timestamp() at time zone 'UTC')"),
