@@ -123,14 +123,15 @@ def load_redshift(config: Any, files: Sequence[Path], table: str) -> None:
         con.commit()
 
 
-def _unpackable(file: Path, folder: Path) -> Path:
+def _unpackable(file: Path, folder: Path, *, but: str = "") -> Path:
     """The same rows in the codec that every COPY of Parquet takes."""
     import duckdb
 
     made = folder / file.name
     with closing(duckdb.connect()) as con:
         con.execute("SET preserve_insertion_order = false")
-        con.execute(f"COPY (FROM '{file}') TO '{made}' (FORMAT parquet, COMPRESSION snappy)")
+        chosen = f"SELECT * EXCLUDE ({but}) " if but else ""
+        con.execute(f"COPY ({chosen}FROM '{file}') TO '{made}' (FORMAT parquet, COMPRESSION snappy)")
     return made
 
 
@@ -171,9 +172,145 @@ def read_databricks(config: Any, table: str) -> int:
         return rows
 
 
+def load_bigquery(config: Any, files: Sequence[Path], table: str) -> None:
+    """A load job for each file, several at once, into one table of the files' own columns."""
+    from concurrent.futures import ThreadPoolExecutor
+    from functools import partial
+
+    from google.cloud import bigquery
+
+    from isthmus.model.table import DELETED, Column, Type
+    from isthmus.model.tables import EVENT
+    from isthmus.warehouses.types import BIGQUERY
+
+    columns = [*EVENT.columns, Column(DELETED, Type.BOOLEAN)]
+    schema = [bigquery.SchemaField(c.name, BIGQUERY[c.type].name) for c in columns]
+    how = bigquery.LoadJobConfig(source_format="PARQUET", schema=schema, write_disposition="WRITE_APPEND")
+    into = f"{config.project_id}.{config.temp_dataset}.{table}"
+
+    def load(client: Any, file: Path) -> None:
+        with file.open("rb") as content:
+            client.load_table_from_file(content, into, size=file.stat().st_size, job_config=how).result()
+
+    with closing(_bigquery(config)) as client:
+        client.create_table(bigquery.Table(into, schema))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(partial(load, client), files))
+
+
+def read_bigquery(config: Any, table: str) -> int:
+    """The Storage Read API through Google's own client. Its channel is ours: theirs wants TLS."""
+    import grpc
+    from google.auth.transport.requests import Request
+    from google.cloud.bigquery_storage import BigQueryReadClient, types
+    from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
+
+    from isthmus.warehouses.bigquery_session import credentials
+
+    key = credentials(config.service_account_key)
+    key.refresh(Request())
+    signed = [("authorization", f"Bearer {key.token}")]
+    place = f"projects/{config.project_id}"
+    path = f"{place}/datasets/{config.import_dataset}/tables/{table}"
+    size = [("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(config.storage_endpoint.removeprefix("http://"), options=size) as channel:
+        client = BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
+        wanted = types.ReadSession(table=path, data_format=types.DataFormat.ARROW)
+        opened = client.create_read_session(parent=place, read_session=wanted, metadata=signed)
+        streams = [client.read_rows(each.name, metadata=signed).rows(opened) for each in opened.streams]
+        return sum(page.to_arrow().num_rows for rows in streams for page in rows.pages)
+
+
+def _bigquery(config: Any) -> Any:
+    from google.cloud import bigquery
+
+    from isthmus.warehouses.bigquery_session import credentials
+
+    how = {"client_options": {"api_endpoint": config.endpoint}}
+    return bigquery.Client(config.project_id, credentials(config.service_account_key), **how)
+
+
+def load_synapse(config: Any, files: Sequence[Path], table: str) -> None:
+    """The files into the container, several at once, and one COPY INTO the table; it unpacks no zstd."""
+    from concurrent.futures import ThreadPoolExecutor
+    from tempfile import TemporaryDirectory
+    from uuid import uuid4
+
+    from azure.storage.blob import ContainerClient
+
+    c = config
+    place, sas = f"bare/{uuid4().hex}", c.sas_token.reveal().lstrip("?")
+
+    def put(container: Any, file: Path) -> str:
+        with file.open("rb") as content:
+            container.upload_blob(f"{place}/{file.name}", content, max_concurrency=2)
+        return f"{c.storage}/{c.container}/{place}/{file.name}"
+
+    with TemporaryDirectory() as folder, ContainerClient(c.storage, c.container, credential=sas) as container:
+        with ThreadPoolExecutor(4) as pool:
+            urls = list(pool.map(lambda f: put(container, _unpackable(f, Path(folder), but="_deleted")), files))
+    said = ", ".join(f"'{url}'" for url in urls)
+    with closing(_synapse(c)) as con, closing(con.cursor()) as cursor:
+        cursor.execute(
+            f"COPY INTO {c.place(table)} FROM {said} WITH (FILE_TYPE = 'PARQUET', AUTO_CREATE_TABLE = 'ON', "
+            f"CREDENTIAL = (IDENTITY = 'Shared Access Signature', SECRET = '{sas}'))"
+        )
+
+
+def read_synapse(config: Any, table: str) -> int:
+    with closing(_synapse(config)) as con, closing(con.cursor()) as cursor:
+        cursor.execute(f'SELECT * FROM "{config.import_schema}"."{table}"')
+        return sum(batch.num_rows for batch in cursor.arrow_reader())
+
+
+def _synapse(config: Any) -> Any:
+    import mssql_python
+
+    c = config
+    where = f"Server=tcp:{c.address},{c.port};Database={c.database};Encrypt={c.encrypt}"
+    return mssql_python.connect(f"{where};UID={c.username};PWD={{{c.password.reveal()}}}", autocommit=True)
+
+
+def load_snowflake(config: Any, files: Sequence[Path], table: str) -> None:
+    """One PUT of all files, which the driver does in parallel, and one COPY."""
+    from isthmus.warehouses import snowflake_sql
+
+    c = config
+    with closing(_snowflake(c)) as con, con.cursor() as cursor:
+        cursor.execute(f"USE SCHEMA {c.database}.{c.temp_schema}")
+        cursor.execute("CREATE TEMPORARY STAGE bare")
+        cursor.execute(f"PUT 'file://{files[0].parent}/*.parquet' @bare PARALLEL = 8 AUTO_COMPRESS = FALSE")
+        cursor.execute(
+            f"COPY INTO {snowflake_sql.quoted(c.database, c.schema, table)} FROM @bare "
+            "FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE"
+        )
+        con.commit()
+
+
+def read_snowflake(config: Any, table: str) -> int:
+    c = config
+    with closing(_snowflake(c)) as con, con.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM {c.database}.{c.import_schema}.{table}")
+        return sum(part.num_rows for part in cursor.fetch_arrow_batches())
+
+
+def _snowflake(config: Any) -> Any:
+    from cryptography.hazmat.primitives import serialization
+    from snowflake import connector
+
+    c = config
+    key = serialization.load_pem_private_key(c.private_key.reveal().encode(), None)
+    where = {"account": c.account, "host": c.host, "port": c.port, "protocol": c.protocol}
+    what = {"role": c.role, "warehouse": c.warehouse, "database": c.database}
+    return connector.connect(user=c.username, private_key=key, authenticator="SNOWFLAKE_JWT", **where, **what)
+
+
 BARE: dict[str, tuple[Load | None, Read]] = {
     "postgres": (load_postgres, read_postgres),
     "redshift": (load_redshift, read_redshift),
     "s3": (load_s3, read_s3),
+    "bigquery": (load_bigquery, read_bigquery),
+    "synapse": (load_synapse, read_synapse),
+    "snowflake": (load_snowflake, read_snowflake),
     "databricks": (None, read_databricks),
 }

@@ -3,60 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
+from bigquery_cast import emptied, made
 
 from isthmus.secrets import Secret
 from isthmus.testing.conformance import Conformance
 from isthmus.testing.standins import BigQueryServer
-from isthmus.warehouses.bigquery import BigQueryConfig, BigQueryWarehouse
-
-
-def described(server: BigQueryServer, **fields: Any) -> BigQueryConfig:
-    """A connection to datasets of its own that are not there yet, with a new account that has no rights yet."""
-    mark = uuid4().hex[:8]
-    return BigQueryConfig(
-        project_id=server.project,
-        dataset=f"klaviyo_{mark}",
-        service_account_key=Secret(server.fresh_account()),
-        import_dataset=f"import_{mark}",
-        temp_dataset=f"tmp_{mark}",
-        endpoint=server.endpoint,
-        storage_endpoint=server.storage_endpoint,
-        **fields,
-    )
+from isthmus.warehouses.bigquery import BigQueryConfig
 
 
 @pytest.fixture(scope="module")
 def place(bigquery_server: BigQueryServer) -> BigQueryConfig:
     """Where the set-up script was run twice."""
-    made = described(bigquery_server)
-    for _ in range(2):
-        bigquery_server.run(made.setup_script([]))
-    return made
+    config = made(bigquery_server)
+    bigquery_server.run(config.setup_script([]))
+    return config
 
 
 @pytest.fixture
 def config(place: BigQueryConfig, bigquery_server: BigQueryServer) -> BigQueryConfig:
     """The same, as good as new: nothing is in its datasets."""
-    bigquery_server.calls.heal()
-    with closing(bigquery_server.client()) as client:
-        for dataset in (place.dataset, place.import_dataset, place.temp_dataset):
-            for table in client.list_tables(dataset):
-                client.delete_table(table.reference)
-    return place
-
-
-@pytest.fixture
-def warehouse(config: BigQueryConfig) -> Iterator[BigQueryWarehouse]:
-    with closing(config.open()) as opened:
-        yield opened
+    return emptied(place, bigquery_server)
 
 
 class TestBigQuery(Conformance):
