@@ -302,6 +302,7 @@ def _snowflake(config: Any) -> Any:
     key = serialization.load_pem_private_key(c.private_key.reveal().encode(), None)
     where = {"account": c.account, "host": c.host, "port": c.port, "protocol": c.protocol}
     what = {"role": c.role, "warehouse": c.warehouse, "database": c.database}
+    what["enable_server_session_keep_alive_auto_detection"] = False  # its default warns
     return connector.connect(user=c.username, private_key=key, authenticator="SNOWFLAKE_JWT", **where, **what)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -62,7 +64,8 @@ def orders(ground_: Ground) -> Path:
 
 
 def load_ours(ground_: Ground, clock: Any, *, kind: str, connection: dict[str, Any]) -> int:
-    """The connector: open, create, and load every file with its receipt."""
+    """The connector, as a first run uses it: create, and load every file with its receipt, as many at once as the kind
+    takes, each in a session of its own."""
     import pyarrow.parquet as pq
 
     from isthmus.model.table import Batch, SeqRange
@@ -72,11 +75,17 @@ def load_ours(ground_: Ground, clock: Any, *, kind: str, connection: dict[str, A
     counted = [(file, pq.read_metadata(file).num_rows) for file in files(ground_)]
     config = _config(kind, connection)
     config.open().close()  # imports are not what is compared
-    with clock.running(), closing(config.open()) as warehouse:
-        warehouse.create(table)
-        for number, (file, rows) in enumerate(counted):
-            seqs = SeqRange(number, number + 1)
-            warehouse.load(Batch(f"{table.name}-{number}", table, (file,), rows, seqs, adds_only=True))
+
+    def load(number: int, warehouse: Any) -> None:
+        file, rows = counted[number]
+        seqs = SeqRange(number, number + 1)
+        with closing(warehouse or config.open()) as session:
+            session.load(Batch(f"{table.name}-{number}", table, (file,), rows, seqs, adds_only=True))
+
+    with clock.running(), ThreadPoolExecutor(config.traits.loads_at_once) as lanes:
+        first = config.open()
+        first.create(table)
+        list(lanes.map(load, range(len(counted)), chain([first], repeat(None))))
     return sum(rows for _, rows in counted)
 
 

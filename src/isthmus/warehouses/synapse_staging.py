@@ -7,6 +7,7 @@ megabyte either: those are kept apart, and go through the driver.
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -188,7 +189,7 @@ def _written(batch: Batch, path: Path) -> Written:
     schema = batch.table.batch_schema
     written = Written(path.parent, schema)
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=True) as file:
             for rows in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=schema.names):
                 _take(batch.table, rows.select(schema.names).cast(schema), written)
         written.finish()
@@ -219,7 +220,7 @@ def _refuse(table: Table, rows: pa.RecordBatch, longest: dict[str, int]) -> None
     """Raise Rejected for what the pool would cut or mistake."""
     for name in longest:
         column = rows.column(name)
-        if pc.any(pc.match_substring(column, "\0")).as_py():
+        if _has_nul(column):
             where = pc.index(pc.match_substring(column, "\0"), True).as_py()
             raise _rejected(
                 table, rows, where, name, "has the character U+0000", "correct the value where it comes from"
@@ -231,6 +232,18 @@ def _refuse(table: Table, rows: pa.RecordBatch, longest: dict[str, int]) -> None
             if value is not None and characters(value) > KEY_CHARACTERS:
                 what = f"has more than {KEY_CHARACTERS:,} characters"
                 raise _rejected(table, rows, where, name, what, "give the row a shorter id")
+
+
+def _has_nul(column: pa.StringArray) -> bool:
+    """Whether U+0000 is in any text: by the bytes of them all, which is ten times as fast as text by text."""
+    content = column.buffers()[2]
+    if content is None or len(column) == 0:
+        return False
+    ends = (column.offset, column.offset + len(column))
+    first, last = (struct.unpack_from("<i", column.buffers()[1], 4 * end)[0] for end in ends)
+    if b"\0" not in content.slice(first, last - first).to_pybytes():
+        return False
+    return bool(pc.any(pc.match_substring(column, "\0")).as_py())  # what a NULL covers does not count
 
 
 def _rejected(table: Table, rows: pa.RecordBatch, where: int, column: str, what: str, hint: str) -> Rejected:
