@@ -1,7 +1,8 @@
 """The way of the bare driver: what loading and reading cost with nothing of ours around them, a pair for each kind.
 
 Each takes the connector's config, for its addresses and keys. A load writes Parquet files as they are into a table that
-is there already, by the way its vendor recommends; a read drains the driver's own Arrow batches.
+is there already, by the way its vendor recommends, and returns how many rows arrived; a read drains the driver's own
+Arrow batches.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-Load = Callable[[Any, Sequence[Path], str], None]
+Load = Callable[[Any, Sequence[Path], str], int]
 Read = Callable[[Any, str], int]
 
 
-def load_postgres(config: Any, files: Sequence[Path], table: str) -> None:
+def load_postgres(config: Any, files: Sequence[Path], table: str) -> int:
     """ADBC's binary COPY."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows = 0
     with _postgres(config) as con, con.cursor() as cursor:
         for file in files:
             opened = pq.ParquetFile(file)
@@ -27,8 +29,9 @@ def load_postgres(config: Any, files: Sequence[Path], table: str) -> None:
             batches = opened.iter_batches(65_536, columns=columns)
             schema = pa.schema([opened.schema_arrow.field(n) for n in columns])
             reader = pa.RecordBatchReader.from_batches(schema, batches)
-            cursor.adbc_ingest(table, reader, mode="append", db_schema_name=config.schema)
+            rows += cursor.adbc_ingest(table, reader, mode="append", db_schema_name=config.schema)
         con.commit()
+    return rows
 
 
 def read_postgres(config: Any, table: str) -> int:
@@ -44,11 +47,18 @@ def _postgres(config: Any) -> Any:
     return dbapi.connect(f"postgresql://{c.username}:{c.password.reveal()}@{c.host}:{c.port}/{c.database}")
 
 
-def load_s3(config: Any, files: Sequence[Path], table: str) -> None:
+def load_s3(config: Any, files: Sequence[Path], table: str) -> int:
     """boto3's managed upload, in parts and several at once."""
     with closing(_boto(config)) as s3:
         for file in files:
             s3.upload_file(str(file), config.bucket, f"{config.prefix}/{table}/{file.name}")
+    return _rows(files)
+
+
+def _rows(files: Sequence[Path]) -> int:
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def read_s3(config: Any, table: str) -> int:
@@ -86,7 +96,7 @@ def _boto(config: Any) -> Any:
     )
 
 
-def load_redshift(config: Any, files: Sequence[Path], table: str) -> None:
+def load_redshift(config: Any, files: Sequence[Path], table: str) -> int:
     """The files into the bucket, several at once, one COPY of their manifest into a stage, and INSERT from there.
 
     COPY makes no SUPER of a JSON text, nor a time with its zone, and zstd is not among what it says to unpack: a client
@@ -121,6 +131,8 @@ def load_redshift(config: Any, files: Sequence[Path], table: str) -> None:
         taken = ", ".join(takes.get(name, f'"{name}"') for name in kept)
         cursor.execute(f'INSERT INTO "{c.schema}"."{table}" ({names}) SELECT {taken} FROM stage')
         con.commit()
+        cursor.execute(f'SELECT count(*) FROM "{c.schema}"."{table}"')
+        return int(cursor.fetchone()[0])
 
 
 def _unpackable(file: Path, folder: Path, *, but: str = "") -> Path:
@@ -172,7 +184,7 @@ def read_databricks(config: Any, table: str) -> int:
         return rows
 
 
-def load_bigquery(config: Any, files: Sequence[Path], table: str) -> None:
+def load_bigquery(config: Any, files: Sequence[Path], table: str) -> int:
     """A load job for each file, several at once, into one table of the files' own columns."""
     from concurrent.futures import ThreadPoolExecutor
     from functools import partial
@@ -188,14 +200,15 @@ def load_bigquery(config: Any, files: Sequence[Path], table: str) -> None:
     how = bigquery.LoadJobConfig(source_format="PARQUET", schema=schema, write_disposition="WRITE_APPEND")
     into = f"{config.project_id}.{config.temp_dataset}.{table}"
 
-    def load(client: Any, file: Path) -> None:
+    def load(client: Any, file: Path) -> int:
         with file.open("rb") as content:
-            client.load_table_from_file(content, into, size=file.stat().st_size, job_config=how).result()
+            job = client.load_table_from_file(content, into, size=file.stat().st_size, job_config=how)
+            return int(job.result().output_rows)
 
     with closing(_bigquery(config)) as client:
         client.create_table(bigquery.Table(into, schema))
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(partial(load, client), files))
+            return sum(pool.map(partial(load, client), files))
 
 
 def read_bigquery(config: Any, table: str) -> int:
@@ -230,7 +243,7 @@ def _bigquery(config: Any) -> Any:
     return bigquery.Client(config.project_id, credentials(config.service_account_key), **how)
 
 
-def load_synapse(config: Any, files: Sequence[Path], table: str) -> None:
+def load_synapse(config: Any, files: Sequence[Path], table: str) -> int:
     """The files into the container, several at once, and one COPY INTO the table; it unpacks no zstd."""
     from concurrent.futures import ThreadPoolExecutor
     from tempfile import TemporaryDirectory
@@ -255,6 +268,8 @@ def load_synapse(config: Any, files: Sequence[Path], table: str) -> None:
             f"COPY INTO {c.place(table)} FROM {said} WITH (FILE_TYPE = 'PARQUET', AUTO_CREATE_TABLE = 'ON', "
             f"CREDENTIAL = (IDENTITY = 'Shared Access Signature', SECRET = '{sas}'))"
         )
+        cursor.execute(f"SELECT COUNT_BIG(*) FROM {c.place(table)}")
+        return int(cursor.fetchone()[0])
 
 
 def read_synapse(config: Any, table: str) -> int:
@@ -271,20 +286,29 @@ def _synapse(config: Any) -> Any:
     return mssql_python.connect(f"{where};UID={c.username};PWD={{{c.password.reveal()}}}", autocommit=True)
 
 
-def load_snowflake(config: Any, files: Sequence[Path], table: str) -> None:
-    """One PUT of all files, which the driver does in parallel, and one COPY."""
+def load_snowflake(config: Any, files: Sequence[Path], table: str) -> int:
+    """A PUT of each file, several at once, and one COPY."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from isthmus.warehouses import snowflake_sql
 
     c = config
-    with closing(_snowflake(c)) as con, con.cursor() as cursor:
+
+    def put(con: Any, file: Path) -> None:
+        with con.cursor() as cursor:
+            cursor.execute(f"PUT 'file://{file}' @bare PARALLEL = 8 AUTO_COMPRESS = FALSE")
+
+    with closing(_snowflake(c)) as con, con.cursor() as cursor, ThreadPoolExecutor(8) as pool:
         cursor.execute(f"USE SCHEMA {c.database}.{c.temp_schema}")
         cursor.execute("CREATE TEMPORARY STAGE bare")
-        cursor.execute(f"PUT 'file://{files[0].parent}/*.parquet' @bare PARALLEL = 8 AUTO_COMPRESS = FALSE")
+        list(pool.map(lambda file: put(con, file), files))
         cursor.execute(
             f"COPY INTO {snowflake_sql.quoted(c.database, c.schema, table)} FROM @bare "
             "FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE"
         )
+        rows = sum(int(row[3]) for row in cursor.fetchall())
         con.commit()
+    return rows
 
 
 def read_snowflake(config: Any, table: str) -> int:

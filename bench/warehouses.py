@@ -102,8 +102,9 @@ def load_bare(ground_: Ground, clock: Any, *, kind: str, connection: dict[str, A
     with closing(config.open()) as warehouse:
         warehouse.create(table)
     with clock.running():
-        load(config, files(ground_), table.name)
-    return sum(pq.read_metadata(file).num_rows for file in files(ground_))
+        rows = load(config, files(ground_), table.name)
+    assert rows == sum(pq.read_metadata(file).num_rows for file in files(ground_))
+    return rows
 
 
 def read_ours(ground_: Ground, clock: Any, *, kind: str, connection: dict[str, Any]) -> int:

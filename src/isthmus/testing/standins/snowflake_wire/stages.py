@@ -99,9 +99,10 @@ class Stages:
         )
 
     def keep(self, path: str, content: bytes) -> bool:
-        """Take an upload. False for a path outside of the stages."""
+        """Take an upload. False for a path outside of the stages, or for a pattern: a client that asks for no address
+        for each file would put them all into one."""
         target = (self.folder / path).resolve()
-        if not target.is_relative_to(self.folder.resolve()):
+        if not target.is_relative_to(self.folder.resolve()) or "*" in path:
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)

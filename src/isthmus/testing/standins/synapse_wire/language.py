@@ -95,6 +95,8 @@ class Reading:
         self.tree = tree
 
     def duckdb(self) -> str:
+        if isinstance(rows := self.tree.args.get("expression"), exp.Values) and len(rows.expressions) > 1:
+            raise Refused(103010, "Parse error at line: 1, column: 1: Incorrect syntax near ','.", severity=15)
         self._names()
         self._divide()
         self.tree = self._rewritten(self.tree)
