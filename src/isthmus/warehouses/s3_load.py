@@ -9,7 +9,9 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from threading import RLock
 from typing import Any
 from uuid import uuid4
 
@@ -33,6 +35,12 @@ _NEWEST = "_isthmus_newest"
 _THERE = "_isthmus_there"
 
 Ask = Callable[[str], duckdb.DuckDBPyConnection]
+
+
+@cache
+def _turn(place: str) -> Any:
+    """The lock of a table, by where it lies."""
+    return RLock()
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,12 @@ class Loading:
         self._is_ready = False
 
     def load(self) -> Receipt:
-        """See `Warehouse.load`."""
+        """See `Warehouse.load`. Loads of this process take turns at a table: each would only make the other plan again
+        and copy what it had uploaded. Those of other processes race."""
+        with _turn(f"{self._table.bucket.name}/{self._table.folder}"):
+            return self._load()
+
+    def _load(self) -> Receipt:
         for _ in range(RACES):
             base = self._table.required()
             if found := self._table.entry(base, self._batch.batch_id):

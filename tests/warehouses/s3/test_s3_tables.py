@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
@@ -22,6 +22,7 @@ from isthmus.testing.standins.s3_wire import Fault, S3Wire
 from isthmus.warehouses import s3_load, s3_table
 from isthmus.warehouses.protocol import Relation
 from isthmus.warehouses.s3 import S3Config, S3Warehouse
+from isthmus.warehouses.s3_table import S3Table
 
 Load = Callable[..., Receipt]
 FILES = r"/people/\d{10}-"
@@ -163,6 +164,12 @@ def test_a_file_that_goes_away_while_it_is_read_is_no_loss(
 # Loads that meet
 
 
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loads do not take turns: each is as in a process of its own."""
+    monkeypatch.setattr(s3_load, "_turn", lambda place: nullcontext())
+
+
 def held(wire: S3Wire, pool: ThreadPoolExecutor, load: Callable[[], Receipt]) -> tuple[Fault, Any]:
     """A load that stands before its commit."""
     fault = wire.give(Fault("hold", "PUT", MANIFESTS))
@@ -171,6 +178,7 @@ def held(wire: S3Wire, pool: ThreadPoolExecutor, load: Callable[[], Receipt]) ->
     return fault, future
 
 
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("adds_only", [True, False])
 def test_who_is_overtaken_at_the_commit_plans_again(
     wired: S3Warehouse, wire: S3Wire, load: Load, people: Callable[..., Any], bystander: Bystander, adds_only: bool
@@ -189,6 +197,7 @@ def test_who_is_overtaken_at_the_commit_plans_again(
     assert rows_of(wired) == bystander.globbed() == expected
 
 
+@pytest.mark.usefixtures("apart")
 def test_who_is_overtaken_while_it_reads_the_table_plans_again(
     wired: S3Warehouse, wire: S3Wire, load: Load, people: Callable[..., Any], bystander: Bystander
 ) -> None:
@@ -203,6 +212,7 @@ def test_who_is_overtaken_while_it_reads_the_table_plans_again(
     assert rows_of(wired) == bystander.globbed() == [("1", "slow", 5), ("2", "fast", 2)]
 
 
+@pytest.mark.usefixtures("apart")
 def test_the_same_batch_loaded_by_another_process_meanwhile_is_a_repetition(
     wired: S3Warehouse, wire: S3Wire, warehouse: S3Warehouse, people: Callable[..., Any], bystander: Bystander
 ) -> None:
@@ -216,6 +226,7 @@ def test_the_same_batch_loaded_by_another_process_meanwhile_is_a_repetition(
     assert bystander.globbed() == [("1", "Ann", 1), ("2", "Bob", 2)]
 
 
+@pytest.mark.usefixtures("apart")
 def test_a_commit_under_a_number_that_was_forgotten_counts_for_nothing(
     wired: S3Warehouse, wire: S3Wire, load: Load, people: Callable[..., Any], bystander: Bystander,
     monkeypatch: pytest.MonkeyPatch,
@@ -232,7 +243,26 @@ def test_a_commit_under_a_number_that_was_forgotten_counts_for_nothing(
     assert len(rows_of(wired)) == 6
 
 
-def test_many_load_into_one_table_at_once(config: S3Config, people: Callable[..., Any], bystander: Bystander) -> None:
+@pytest.mark.parametrize("together", [True, False], ids=["in one process", "as in many"])
+def test_many_load_into_one_table_at_once(
+    config: S3Config,
+    people: Callable[..., Any],
+    bystander: Bystander,
+    monkeypatch: pytest.MonkeyPatch,
+    together: bool,
+) -> None:
+    commits = 0
+    if together:
+        usual = S3Table.commit
+
+        def counted(table: S3Table, manifest: Any) -> bool:
+            nonlocal commits
+            commits += 1
+            return usual(table, manifest)
+
+        monkeypatch.setattr(S3Table, "commit", counted)
+    else:
+        monkeypatch.setattr(s3_load, "_turn", lambda place: nullcontext())
     with closing(config.open()) as opened:
         opened.create(PEOPLE)
 
@@ -246,6 +276,8 @@ def test_many_load_into_one_table_at_once(config: S3Config, people: Callable[...
     found = bystander.globbed()
     assert len(found) == 13
     assert found[-1] == ("shared", "3", 23)
+    if together:
+        assert commits == 13, "none was lost to another load: they take turns"
 
 
 # Answers that get lost
