@@ -71,15 +71,12 @@ def test_many_chunks_of_warehouses_that_hang_delay_no_other_connection(yard: Yar
     assert queued() >= 10, "they want more than there is room for"
 
     # what is new is begun, and done, as if they were not there; again and again
-    began = time.monotonic()
     yard.apply(*(yard.described(name, concurrency=limit) for name, limit in (("a", 1), ("b", 4), ("c", 8))))
     for name in "abc":
         wait_for(lambda name=name: yard.is_complete(f"to {name}"), patience_s=SOON_S)
-    first_s = time.monotonic() - began
     yard.events("new")
     for name in "abc":
         assert syncing.run_sync(yard.app, f"to {name}", wait=True) is not None
-    assert first_s < SOON_S
     assert all(yard.runs(f"to {name}")[0].state is RunState.RUNNING for name in hanging)
 
     for name in hanging:

@@ -130,7 +130,7 @@ TYPES: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
 }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_row_of_any_types_becomes_what_it_would_have_been_at_once(desk: Desk, data: st.DataObject) -> None:
     """Without an id of its own an event is known by its content: tried again and then read again it is still one."""

@@ -19,6 +19,12 @@ _DRIVERS = (  # slow to import; one that is not installed is passed over
     "google.cloud.bigquery",
     "mssql_python",
     "redshift_connector",
+    # What snowflake.connector imports, and not itself: its core has threads, which a fork leaves behind.
+    "cryptography.x509",
+    "google.protobuf.descriptor_pb2",
+    "pandas",
+    "pyarrow.parquet",
+    "sqlalchemy.engine",
 )
 
 

@@ -216,13 +216,13 @@ class Values(Situations):
         assert list(warehouse.tally(EVERY_TYPE, SeqRange(2, 9))) == []
 
     @settings(
-        max_examples=25,
+        max_examples=10,
         deadline=None,
         database=None,
         # Every connector's subclass runs this one function; there is no example database it could confuse.
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
     )
-    @given(rows=st.lists(_any_row, min_size=1, max_size=30))
+    @given(rows=st.lists(_any_row, min_size=5, max_size=40))
     def test_a_tally_of_any_rows_is_duckdbs_own(
         self, warehouse: Warehouse, tmp_path: Path, rows: list[dict[str, Any]]
     ) -> None:
