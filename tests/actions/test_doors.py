@@ -59,6 +59,7 @@ def test_a_refused_password_makes_it_unable_and_says_why_and_the_right_one_lets_
     assert yard.incidents() == []
 
 
+@pytest.mark.long
 def test_one_sync_tries_when_it_is_time_and_when_it_gets_in_all_go_on_without_a_person(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ def test_one_sync_tries_when_it_is_time_and_when_it_gets_in_all_go_on_without_a_
     assert yard.connection().state is ENABLED and yard.connection().tries == 0
 
 
+@pytest.mark.long
 def test_a_warehouse_that_is_away_for_long_is_unable_and_its_runs_stop_trying_one_by_one(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ def test_the_old_one_is_refused_first_and_the_run_waits_for_the_new_one(customer
     customer.assert_whole()
 
 
+@pytest.mark.long
 def test_a_file_with_the_new_password_does_the_same(customer: Customer, yard: Yard) -> None:
     customer.rotate()
     customer.put_out()
@@ -134,6 +135,7 @@ def test_a_file_with_the_new_password_does_the_same(customer: Customer, yard: Ya
     customer.assert_whole()
 
 
+@pytest.mark.long
 def test_a_session_with_the_old_password_is_closed_at_the_next_chunk(customer: Customer, yard: Yard) -> None:
     def sessions() -> set[int]:
         query = f"SELECT pid FROM pg_stat_activity WHERE usename = '{customer.role}'"

@@ -52,6 +52,7 @@ def silent_postgres(name: str, port: int) -> dict[str, Any]:
     return {"name": name, "kind": "postgres", "concurrency": 8, **where}
 
 
+@pytest.mark.long
 def test_many_chunks_of_warehouses_that_hang_delay_no_other_connection(yard: Yard) -> None:
     """Three connections with eight lanes each, all hanging, against a worker with room for two lanes."""
     yard.environ = {"ISTHMUS_WORKER_SLOTS": "2"}

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
 
+@pytest.mark.long
 def test_the_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
     environ = {
         **{k: v for k, v in os.environ.items() if not k.startswith("ISTHMUS_")},

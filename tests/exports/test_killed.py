@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from long import killing, story
 from long.killing import Kills, found_wrong
 
@@ -14,6 +16,7 @@ DEATHS = {
 }
 
 
+@pytest.mark.long
 def test_the_next_command_takes_up_what_a_killed_one_left(tmp_path: Path) -> None:
     written = story.brief(tmp_path / "story", seed=1, scale=story.Scale(people=100, events=500))
     home = killing.embedded(tmp_path)

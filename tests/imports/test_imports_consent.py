@@ -141,7 +141,7 @@ def test_two_people_who_turn_out_to_be_one_keep_the_later_consent(desk: Desk) ->
 STATEMENTS = st.tuples(st.sampled_from(["Subscribe", "Unsubscribed", "Never Subscribed", ""]), st.integers(1, 4))
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(said=st.lists(STATEMENTS, min_size=1, max_size=4), data=st.data())
 def test_the_order_in_which_statements_arrive_makes_no_difference(
     desk: Desk, said: list[tuple[str, int]], data: st.DataObject

@@ -163,7 +163,7 @@ KEYS = st.sampled_from(["a", "b", "A", "ü", "{X}", '"', "$value", "x y"])
 NAMES = st.lists(KEYS, min_size=1, max_size=4).map("___".join)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(names=st.lists(NAMES, min_size=1, max_size=7, unique=True), data=st.data())
 def test_any_columns_build_what_a_plain_loop_would(desk: Desk, names: list[str], data: st.DataObject) -> None:
     """Or are refused, where a name would have to be a value and an object."""

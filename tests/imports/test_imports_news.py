@@ -86,7 +86,7 @@ def test_an_erasure_leaves_nothing_there_and_the_person_may_come_again(desk: Des
 ROWS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=8)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=ROWS, data=st.data())
 def test_reading_again_in_any_pieces_ends_with_the_newest(
     desk: Desk, rows: list[tuple[str, int, int]], data: st.DataObject

@@ -255,6 +255,7 @@ def test_pause_resume_cancel_and_stop_take_effect_at_the_next_chunk_and_nothing_
         syncing.run_sync(plant.office.app, "everything")
 
 
+@pytest.mark.long
 def test_a_run_whose_moment_was_fixed_before_somebody_asked_is_followed_by_another_whatever_the_clocks_say(
     plant: Plant, loads: Loads
 ) -> None:
@@ -288,6 +289,7 @@ def _no_key(connection: object) -> object:
     raise InvalidInput("the password cannot be unsealed", hint="set ISTHMUS_SECRET_KEY")
 
 
+@pytest.mark.long
 def test_a_worker_that_was_given_up_by_the_others_begins_again_as_a_new_one(plant: Plant, loads: Loads) -> None:
     plant.office.apply(schedule="hourly")
     loads.shut()

@@ -62,8 +62,11 @@ def staged(config: BigQueryConfig, server: BigQueryServer) -> list[str]:
 # Faults
 
 
-@pytest.mark.parametrize("adds_only", [False, True], ids=["upserting", "adding"])
-@pytest.mark.parametrize("fault", [RATE_LIMIT, BACKEND, Cut(), Lost()], ids=["429", "503", "cut", "lost"])
+@pytest.mark.parametrize(
+    ("fault", "adds_only"),
+    [(RATE_LIMIT, False), (BACKEND, True), (Cut(), True), (Lost(), False)],
+    ids=["429 upserting", "503 adding", "cut adding", "lost upserting"],
+)
 @pytest.mark.parametrize("at", [FIND, LOAD, TAKE])
 def test_a_call_that_fails_leaves_all_or_nothing_and_the_next_load_finds_out(
     config: BigQueryConfig,
