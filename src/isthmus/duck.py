@@ -16,6 +16,18 @@ from isthmus.model.errors import InvalidInput
 from isthmus.model.table import Column, Type
 
 
+def _make(folder: Path) -> None:
+    """Make a folder that somebody may be removing: between "it is there" and "it is a folder" it can go."""
+    for _ in range(100):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        except FileExistsError:
+            if folder.exists() and not folder.is_dir():
+                raise
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def connect(
     database: str = ":memory:",
     *,
@@ -30,7 +42,7 @@ def connect(
     Raises duckdb errors as they are; the caller maps them. `memory_mb` bounds DuckDB's buffer pool, not the process: a
     sort or a wide scan was measured to overshoot it by 18–45 %.
     """
-    temp_dir.mkdir(parents=True, exist_ok=True)
+    _make(temp_dir)
     con = duckdb.connect(
         database,
         read_only=read_only,
