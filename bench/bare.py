@@ -52,10 +52,11 @@ def load_s3(config: Any, files: Sequence[Path], table: str) -> int:
     with closing(_boto(config)) as s3:
         for file in files:
             s3.upload_file(str(file), config.bucket, f"{config.prefix}/{table}/{file.name}")
-    return _rows(files)
+    return rows_of(files)
 
 
-def _rows(files: Sequence[Path]) -> int:
+def rows_of(files: Sequence[Path]) -> int:
+    """How many rows are in Parquet files."""
     import pyarrow.parquet as pq
 
     return sum(pq.read_metadata(file).num_rows for file in files)

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import ground
-from bare import BARE
+from bare import BARE, rows_of
 from ground import Ground
 
 READ_ROWS = 1_000_000
@@ -91,8 +91,6 @@ def load_ours(ground_: Ground, clock: Any, *, kind: str, connection: dict[str, A
 
 def load_bare(ground_: Ground, clock: Any, *, kind: str, connection: dict[str, Any]) -> int:
     """The driver: the same files into a table of the same columns."""
-    import pyarrow.parquet as pq
-
     from isthmus.model.tables import EVENT, named
 
     load, _ = BARE[kind]
@@ -103,7 +101,7 @@ def load_bare(ground_: Ground, clock: Any, *, kind: str, connection: dict[str, A
         warehouse.create(table)
     with clock.running():
         rows = load(config, files(ground_), table.name)
-    assert rows == sum(pq.read_metadata(file).num_rows for file in files(ground_))
+    assert rows == rows_of(files(ground_))
     return rows
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -17,15 +18,11 @@ from isthmus.model.table import Column, Type
 
 
 def _make(folder: Path) -> None:
-    """Make a folder that somebody may be removing: between "it is there" and "it is a folder" it can go."""
+    """Make a folder that others may be removing: between "it is there" and "it is a folder" it can go."""
     for _ in range(100):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return
-        except FileExistsError:
-            if folder.exists() and not folder.is_dir():
-                raise
-    folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            return folder.mkdir(parents=True, exist_ok=True)
+    return folder.mkdir(parents=True, exist_ok=True)
 
 
 def connect(

@@ -6,12 +6,9 @@ from contextlib import closing
 from typing import Any
 from uuid import uuid4
 
-from isthmus.model.table import SEQ, Column, Table, Type
 from isthmus.secrets import Secret
 from isthmus.testing.standins import BigQueryServer
 from isthmus.warehouses.bigquery import BigQueryConfig
-
-PEOPLE = Table("people", (Column("id", Type.TEXT), Column("name", Type.TEXT), Column(SEQ, Type.BIGINT)), key=("id",))
 
 
 def described(server: BigQueryServer, **fields: Any) -> BigQueryConfig:

@@ -8,13 +8,11 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from isthmus.model.table import SEQ, Column, Table, Type
 from isthmus.secrets import Secret
 from isthmus.testing.standins import SnowflakeServer
 from isthmus.warehouses.snowflake import SnowflakeConfig
 
 IMPORT = "KLAVIYO_IMPORT_FROM_DWH"
-PEOPLE = Table("people", (Column("id", Type.TEXT), Column("name", Type.TEXT), Column(SEQ, Type.BIGINT)), key=("id",))
 
 
 @cache

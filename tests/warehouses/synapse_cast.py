@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from isthmus.model.table import SEQ, Column, Table, Type
 from isthmus.secrets import Secret
 from isthmus.testing.standins import SynapseServer
 from isthmus.warehouses.synapse import SynapseConfig
 
 PASSWORD = "it's a } se;cret"
-PEOPLE = Table("people", (Column("id", Type.TEXT), Column("name", Type.TEXT), Column(SEQ, Type.BIGINT)), key=("id",))
 
 
 def described(server: SynapseServer, **fields: Any) -> SynapseConfig:

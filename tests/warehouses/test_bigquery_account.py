@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import sqlglot
-from bigquery_cast import PEOPLE, described, emptied, made
+from bigquery_cast import described, emptied, made
+from warehouses_cast import PEOPLE, refused, require_as_read, warnings
 
-from isthmus.model.checks import Check
 from isthmus.model.errors import Denied, WarehouseError
 from isthmus.model.table import SEQ, Column, Table, Type
 from isthmus.model.tables import ALL
@@ -24,7 +24,6 @@ from isthmus.warehouses import bigquery_session
 from isthmus.warehouses.bigquery import BigQueryConfig
 from isthmus.warehouses.protocol import Direction, Relation
 
-GOLDEN = Path(__file__).parent / "golden"
 SURPLUS = "Are there rights it does not need?"
 
 
@@ -42,14 +41,6 @@ def account(config: BigQueryConfig) -> str:
     return bigquery_session.email(config.service_account_key)
 
 
-def refused(config: BigQueryConfig) -> list[Check]:
-    return [c for c in config.check() if not c.passed]
-
-
-def warnings(config: BigQueryConfig) -> dict[str, Check]:
-    return {c.question: c for c in config.check() if c.warns}
-
-
 def obey(server: BigQueryServer, statement: str) -> None:
     """What a person does with a statement of ours: a command goes to a shell, SQL to the console."""
     if statement.startswith("gcloud"):
@@ -63,15 +54,10 @@ def obey(server: BigQueryServer, statement: str) -> None:
 
 @pytest.mark.parametrize("direction", Direction)
 def test_the_script_is_as_it_was_read_last(direction: Direction) -> None:
-    """After a change that is meant, delete the file and run the test twice."""
     key = Secret(json.dumps({"client_email": "isthmus@my-shop-123456.iam.gserviceaccount.com"}))
     config = BigQueryConfig("my-shop-123456", "klaviyo", key, location="EU")
     script = config.setup_script(ALL, direction=direction, egress=["192.0.2.7", "198.51.100.0/24"])
-    golden = GOLDEN / f"bigquery_{direction}.sh"
-    if not golden.exists():
-        golden.write_text(script)
-        pytest.fail(f"{golden.name} was not there; it is now: read it, and run the test again")
-    assert script == golden.read_text(), f"changed: if that is meant, delete {golden.name} and run the test twice"
+    require_as_read(script, f"bigquery_{direction}.sh")
 
 
 @pytest.mark.parametrize("direction", Direction)

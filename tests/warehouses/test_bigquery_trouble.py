@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bigquery_cast import PEOPLE, emptied, made
+from bigquery_cast import emptied, made
+from warehouses_cast import PEOPLE, people
 
 from isthmus.model.errors import Busy, Denied, Mismatch, Missing, Unreachable, WarehouseError
-from isthmus.model.table import SEQ, Batch, Column, SeqRange, Table, Type
+from isthmus.model.table import SEQ, Column, SeqRange, Table, Type
 from isthmus.testing.builders import batch_of
 from isthmus.testing.standins import BigQueryServer
 from isthmus.testing.standins.bigquery_wire.calls import BACKEND, QUOTA, RATE_LIMIT, Cut, Fault, Lost, Refusal
@@ -44,10 +45,6 @@ def warehouse(config: BigQueryConfig) -> Iterator[BigQueryWarehouse]:
     with closing(config.open()) as opened:
         opened.create(PEOPLE)
         yield opened
-
-
-def people(folder: Path, *ids: str, seq: int = 1, **options: Any) -> Batch:
-    return batch_of(folder, PEOPLE, [{"id": i, "name": f"v{seq}", SEQ: seq} for i in ids], **options)
 
 
 def there(config: BigQueryConfig, server: BigQueryServer) -> list[tuple[Any, ...]]:

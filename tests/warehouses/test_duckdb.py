@@ -69,6 +69,24 @@ def test_a_file_opened_and_closed_by_threads_at_once_is_at_most_busy(config: Duc
         list(pool.map(open_often, range(3)))
 
 
+def test_a_temporary_folder_that_another_removes_while_it_is_made_is_made_again(
+    config: DuckDBConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, removed = config.file.with_name(config.file.name + ".tmp"), []
+    folder.mkdir()
+    usual = Path.is_dir
+
+    def is_dir(path: Path) -> bool:
+        if path == folder and not removed:
+            removed.append(path)
+            folder.rmdir()
+        return usual(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    config.open().close()
+    assert removed
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(Missing, match="no folder") as caught:
         DuckDBConfig(str(tmp_path / "not" / "there.duckdb")).open()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from warehouses_cast import PEOPLE
 
 from isthmus.model.errors import Busy, Denied, Mismatch, Missing, Rejected, Unreachable
 from isthmus.model.table import SEQ, Column, Table, Type
@@ -27,7 +28,6 @@ from isthmus.warehouses.postgres import PostgresConfig, PostgresWarehouse
 from isthmus.warehouses.protocol import Relation, Window
 
 PASSWORD = "it's a \\ secret"
-PEOPLE = Table("people", (Column("id", Type.TEXT), Column("name", Type.TEXT), Column(SEQ, Type.BIGINT)), key=("id",))
 IMPORT = "klaviyo_import_from_dwh"
 
 

@@ -12,9 +12,9 @@ import pytest
 import sqlglot
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from snowflake_cast import IMPORT, PEOPLE, described, key_pair, made, pem
+from snowflake_cast import IMPORT, described, key_pair, made, pem
+from warehouses_cast import PEOPLE, refused, require_as_read, warnings
 
-from isthmus.model.checks import Check
 from isthmus.model.errors import Denied
 from isthmus.model.table import SEQ, Column, Table, Type
 from isthmus.model.tables import ALL
@@ -26,7 +26,6 @@ from isthmus.warehouses import snowflake_keys
 from isthmus.warehouses.protocol import Direction, Relation
 from isthmus.warehouses.snowflake import SnowflakeConfig
 
-GOLDEN = Path(__file__).parent / "golden"
 EGRESS = ("192.0.2.7", "198.51.100.0/24")
 
 
@@ -35,28 +34,14 @@ def config(snowflake_server: SnowflakeServer) -> SnowflakeConfig:
     return made(snowflake_server)
 
 
-def refused(config: SnowflakeConfig) -> list[Check]:
-    return [c for c in config.check() if not c.passed]
-
-
-def warnings(config: SnowflakeConfig) -> dict[str, Check]:
-    return {c.question: c for c in config.check() if c.warns}
-
-
 # The set-up script
 
 
 @pytest.mark.parametrize("direction", Direction)
 def test_the_script_is_as_it_was_read_last(direction: Direction) -> None:
-    """After a change that is meant, delete the file and run the test twice."""
     config = SnowflakeConfig("myorg-analytics", "isthmus_user", "isthmus_wh", "analytics", "klaviyo")
     script = config.setup_script(ALL, direction=direction, egress=EGRESS)
-    golden = GOLDEN / f"snowflake_{direction}.sql"
-    if not golden.exists():
-        golden.parent.mkdir(exist_ok=True)
-        golden.write_text(script)
-        pytest.fail(f"{golden.name} was not there; it is now: read it, and run the test again")
-    assert script == golden.read_text(), f"changed: if that is meant, delete {golden.name} and run the test twice"
+    require_as_read(script, f"snowflake_{direction}.sql")
 
 
 @pytest.mark.parametrize("direction", Direction)

@@ -13,10 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from snowflake_cast import IMPORT, PEOPLE, made
+from snowflake_cast import IMPORT, made
+from warehouses_cast import PEOPLE, people
 
 from isthmus.model.errors import Busy, Denied, Mismatch, Missing, Rejected, Unreachable, WarehouseError
-from isthmus.model.table import SEQ, Batch, Column, Table, Type
+from isthmus.model.table import SEQ, Column, Table, Type
 from isthmus.testing.builders import batch_of
 from isthmus.testing.standins import SnowflakeServer
 from isthmus.warehouses import snowflake, snowflake_sql
@@ -57,10 +58,6 @@ def warehouse(config: SnowflakeConfig) -> Iterator[SnowflakeWarehouse]:
     with closing(config.open()) as opened:
         opened.create(PEOPLE)
         yield opened
-
-
-def people(folder: Path, *ids: str, seq: int = 1, **options: Any) -> Batch:
-    return batch_of(folder, PEOPLE, [{"id": i, "name": f"v{seq}", SEQ: seq} for i in ids], **options)
 
 
 def there(config: SnowflakeConfig, server: SnowflakeServer) -> list[list[Any]]:

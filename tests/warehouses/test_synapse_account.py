@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import sqlglot
-from synapse_cast import PASSWORD, PEOPLE, described, made, run
+from synapse_cast import PASSWORD, described, made, run
+from warehouses_cast import PEOPLE, refused, require_as_read, warnings
 
-from isthmus.model.checks import Check
 from isthmus.model.errors import Denied, Missing, WarehouseError
 from isthmus.model.table import SEQ, Column, Table, Type
 from isthmus.model.tables import ALL
@@ -22,7 +22,6 @@ from isthmus.testing.standins import SynapseServer
 from isthmus.warehouses.protocol import Direction, Relation
 from isthmus.warehouses.synapse import SynapseConfig
 
-GOLDEN = Path(__file__).parent / "golden"
 SURPLUS = "Are there rights it does not need?"
 
 
@@ -42,29 +41,16 @@ def bare(synapse_server: SynapseServer) -> Iterator[SynapseConfig]:
     synapse_server.drop_database(config.database)
 
 
-def refused(config: SynapseConfig) -> list[Check]:
-    return [c for c in config.check() if not c.passed]
-
-
-def warnings(config: SynapseConfig) -> dict[str, Check]:
-    return {c.question: c for c in config.check() if c.warns}
-
-
 # The set-up script
 
 
 @pytest.mark.parametrize("direction", Direction)
 def test_the_script_is_as_it_was_read_last(direction: Direction) -> None:
-    """After a change that is meant, delete the file and run the test twice."""
     config = SynapseConfig(
         "contoso-analytics", "dwh", "isthmus", Secret(""), "contosostaging", "isthmus", Secret(""), "klaviyo"
     )
     script = config.setup_script(ALL, direction=direction, egress=["192.0.2.7", "198.51.100.0/24", "2001:db8::/64"])
-    golden = GOLDEN / f"synapse_{direction}.sql"
-    if not golden.exists():
-        golden.write_text(script)
-        pytest.fail(f"{golden.name} was not there; it is now: read it, and run the test again")
-    assert script == golden.read_text(), f"changed: if that is meant, delete {golden.name} and run the test twice"
+    require_as_read(script, f"synapse_{direction}.sql")
 
 
 @pytest.mark.parametrize("direction", Direction)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synapse_cast import PEOPLE, made
+from synapse_cast import made
+from warehouses_cast import PEOPLE, people
 
 from isthmus.model.errors import Busy, Mismatch, Missing, Rejected, Unreachable, WarehouseError
-from isthmus.model.table import SEQ, Batch, Column, SeqRange, Table, Type
+from isthmus.model.table import SEQ, Column, SeqRange, Table, Type
 from isthmus.secrets import Secret
 from isthmus.testing.builders import batch_of
 from isthmus.testing.standins import SynapseServer
@@ -38,10 +39,6 @@ def warehouse(config: SynapseConfig) -> Iterator[SynapseWarehouse]:
     with closing(config.open()) as opened:
         opened.create(PEOPLE)
         yield opened
-
-
-def people(folder: Path, *ids: str, seq: int = 1, **options: Any) -> Batch:
-    return batch_of(folder, PEOPLE, [{"id": i, "name": f"v{seq}", SEQ: seq} for i in ids], **options)
 
 
 def there(config: SynapseConfig, server: SynapseServer) -> list[tuple[Any, ...]]:

@@ -191,10 +191,12 @@ class S3Warehouse:
     def load(self, batch: Batch) -> Receipt:
         """See the protocol. New files are written beside the batch's own, in a folder that goes with this call."""
         beside = batch.files[0].parent if batch.files else None
+        table = self._table(batch.table.name)
         with tempfile.TemporaryDirectory(prefix="isthmus-s3-", dir=beside, ignore_cleanup_errors=True) as scratch:
             return Loading(
-                self._table(batch.table.name),
+                table,
                 batch,
+                place=f"{self._config.endpoint_url}/{self._config.bucket}/{table.folder}",
                 ask=lambda statement: self._query(statement),
                 now=self._now,
                 form=self._config.file_format,

@@ -9,9 +9,8 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
 from pathlib import Path
-from threading import RLock
+from threading import Lock
 from typing import Any
 from uuid import uuid4
 
@@ -37,10 +36,12 @@ _THERE = "_isthmus_there"
 Ask = Callable[[str], duckdb.DuckDBPyConnection]
 
 
-@cache
+_turns: dict[str, Lock] = {}
+
+
 def _turn(place: str) -> Any:
-    """The lock of a table, by where it lies."""
-    return RLock()
+    """The lock of a table, by where it lies. Threads that ask for it first, at once, get the same one."""
+    return _turns.setdefault(place, Lock())
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,11 @@ class Loading:
     """One load of one batch. What was written here or put there is used again when a commit was lost."""
 
     def __init__(
-        self, table: S3Table, batch: Batch, *, ask: Ask, now: Callable[[], datetime], form: str, target_bytes: int,
-        scratch: Path,
+        self, table: S3Table, batch: Batch, *, place: str, ask: Ask, now: Callable[[], datetime], form: str,
+        target_bytes: int, scratch: Path,
     ) -> None:  # fmt: skip
+        """`place` says where the table lies, so that no other one in the world has the same."""
+        self._place = place
         self._table, self._batch, self._ask, self._now = table, batch, ask, now
         self._form, self._target_bytes, self._scratch = form, target_bytes, scratch
         self._attempt = uuid4().hex[:8]
@@ -69,7 +72,7 @@ class Loading:
     def load(self) -> Receipt:
         """See `Warehouse.load`. Loads of this process take turns at a table: each would only make the other plan again
         and copy what it had uploaded. Those of other processes race."""
-        with _turn(f"{self._table.bucket.name}/{self._table.folder}"):
+        with _turn(self._place):
             return self._load()
 
     def _load(self) -> Receipt:
