@@ -160,6 +160,7 @@ def test_a_password_that_postgresql_refuses_is_not_taken(customer: Customer, yar
     customer.assert_whole()
 
 
+@pytest.mark.long
 def test_a_connection_is_removed_while_it_loads_and_comes_back_whole(customer: Customer, yard: Yard) -> None:
     connecting.remove_connection(yard.app, "dwh")
     assert yard.app.connection("dwh").sealed == {}

@@ -113,6 +113,7 @@ def test_history_changes_merges_and_erasures_arrive_and_are_proven(app: App, sta
     assert after == before, "nothing changed, and yet something was asked"
 
 
+@pytest.mark.long
 def test_a_difference_is_named_and_mended(app: App, standin: Ready, tmp_path: Path) -> None:
     if not standin.config.traits.loads:
         return

@@ -308,6 +308,7 @@ def test_json_that_cannot_be_parsed_is_kept_as_text(
     assert list(warehouse.tally(DOCS, SeqRange(None, None))) == tallies(tmp_path, DOCS, rows)
 
 
+@pytest.mark.long
 def test_json_beyond_what_can_be_sent_is_refused_by_row_and_column(
     config: RedshiftConfig, staged: RedshiftConfig, tmp_path: Path
 ) -> None:
