@@ -167,6 +167,16 @@ def test_a_schema_that_is_not_there_is_told_with_what_makes_it(
     assert refused(bare)[0].question != "Are the schemas there?"
 
 
+@pytest.mark.parametrize("owns", [False, True], ids=["our user", "an owner, who has every right"])
+def test_without_the_temporary_schema_nothing_else_is_blamed(
+    config: SynapseConfig, synapse_server: SynapseServer, owns: bool
+) -> None:
+    signing_in = {"username": synapse_server.username, "password": Secret(synapse_server.password)} if owns else {}
+    found = refused(replace(config, temp_schema="not made yet", **signing_in))
+    assert len(found) == 3
+    assert all("CREATE SCHEMA [not made yet]" in no.statement for no in found)
+
+
 @pytest.mark.parametrize("letter", list("rcwdl"))
 def test_a_token_that_lacks_one_right_is_told_with_the_command_that_makes_a_whole_one(
     config: SynapseConfig, synapse_server: SynapseServer, letter: str

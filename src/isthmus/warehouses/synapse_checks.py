@@ -158,10 +158,14 @@ class Checking:
                     self._execute(f"DROP TABLE {stage}")
 
         # What a table lacks was answered before; here it is the file, or its reading.
-        missing = self._missing(self._config.temp_schema, TEMP_RIGHTS)
-        if missing:
+        temporary = self._config.temp_schema
+        missing = self._missing(temporary, TEMP_RIGHTS)
+        lacks = self._grant(*missing) if missing else ""
+        if not self._execute(has_schema(temporary)):  # an owner has every right on it, too
+            lacks = create_schema(temporary)
+        if lacks:
             detail, hint = "no table can be made to load it into", "see to the temporary schema first"
-            return Check(question, False, detail=detail, hint=hint, statement=self._grant(*missing))
+            return Check(question, False, detail=detail, hint=hint, statement=lacks)
         return sql.answer(question, attempt, command)
 
     def _lasts(self) -> Check:
